@@ -7,7 +7,7 @@ Dimensions used throughout:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -102,3 +102,83 @@ class Episode:
     @property
     def episode_return(self) -> float:
         return float(self.reward.sum(dtype=np.float64))
+
+    @property
+    def record(self) -> BattleRecord:
+        return BattleRecord(
+            battle_id=self.battle_id,
+            actions=self.actions.copy(),  # `actions` may be a view of more
+            episode_return=self.episode_return,
+            battle_won=self.battle_won,
+            dead_allies=self.dead_allies,
+            dead_enemies=self.dead_enemies,
+        )
+
+
+@dataclass(frozen=True)
+class BattleRecord:
+    """All that must be kept of a battle: the environment can play it again from this."""
+
+    battle_id: int
+    actions: ActionArray
+    """[L, A]."""
+    episode_return: float
+    battle_won: bool
+    dead_allies: int
+    dead_enemies: int
+
+    @property
+    def length(self) -> int:
+        return len(self.actions)
+
+
+@dataclass(frozen=True)
+class EpisodeBatch:
+    """B episodes of different lengths as flat rows in time order: nothing is padded.
+
+    Episodes stand in order of falling length. Row 0 to B - 1 are the first observations of all
+    of them, then come the second ones, and so on: the observations at time t are the first
+    `widths[t]` episodes', the others having ended. An episode of L steps has L + 1 observations,
+    so R = sum of L + 1 rows of observations and K = sum of L rows of steps. Steps stand in the same
+    order, and so the observation *after* step k is row B + k.
+    """
+
+    lengths: tuple[int, ...]
+    """[B] steps of each episode, falling."""
+    widths: tuple[int, ...]
+    """[longest + 1] how many episodes have an observation at each time; falling from B."""
+    step_rows: torch.Tensor
+    """[K] int64: the row of the observation that step k was taken in."""
+    obs: torch.Tensor
+    """[R, A, O] float32."""
+    state: torch.Tensor
+    """[R, S] float32."""
+    avail_actions: torch.Tensor
+    """[R, A, U] bool."""
+    actions: torch.Tensor
+    """[K, A] int64."""
+    reward: torch.Tensor
+    """[K] float32."""
+    terminal: torch.Tensor
+    """[K] bool: no bootstrapping from the observation after this step (see `Episode.terminal`)."""
+
+    @property
+    def n_episodes(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def n_steps(self) -> int:
+        return len(self.reward)
+
+    def to(self, device: torch.device) -> EpisodeBatch:
+        """The same batch with its tensors on `device`."""
+        return replace(
+            self,
+            step_rows=self.step_rows.to(device),
+            obs=self.obs.to(device),
+            state=self.state.to(device),
+            avail_actions=self.avail_actions.to(device),
+            actions=self.actions.to(device),
+            reward=self.reward.to(device),
+            terminal=self.terminal.to(device),
+        )

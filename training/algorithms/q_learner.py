@@ -1,0 +1,195 @@
+"""One Q learner for IQL, VDN and QMIX: what differs between them is the mixer it is given."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from training.algorithms.targets import lambda_returns
+from training.networks.agent import DRQN
+from training.networks.mixers import IndependentMixer, QMixer, VDNMixer
+from training.types import EnvInfo, EpisodeBatch
+
+
+class NonFiniteLossError(FloatingPointError):
+    """The loss or its gradient was not finite; the weights are as they were before the step."""
+
+    def __init__(self, gradient_step: int, loss: float, grad_norm: float) -> None:
+        super().__init__(
+            f"gradient step {gradient_step}: loss {loss}, gradient norm {grad_norm}; "
+            "the weights were left as they were"
+        )
+        self.gradient_step = gradient_step
+
+
+@dataclass(frozen=True)
+class LearnerConfig:
+    """PyMARL's settings, under its names and with its values for QMIX."""
+
+    mixer: Literal["iql", "vdn", "qmix"] = "qmix"
+    gamma: float = 0.99
+    double_q: bool = True
+    """The online network picks the next action, the target network values it."""
+    td_lambda: float = 0.0
+    """λ of TD(λ); 0 is the one-step target."""
+    optimizer: Literal["rmsprop", "adam"] = "rmsprop"
+    lr: float = 5e-4
+    optim_alpha: float = 0.99
+    """RMSprop's smoothing; Adam does not read it."""
+    optim_eps: float = 1e-5
+    grad_norm_clip: float = 10.0
+    """The gradient's largest global norm."""
+    target_update_interval: int = 200
+    target_update_unit: Literal["episodes", "gradient_steps"] = "episodes"
+    """What the interval counts: episodes played, as in PyMARL, or gradient steps."""
+    rnn_hidden_dim: int = 64
+    mixing_embed_dim: int = 32
+    hypernet_layers: Literal[1, 2] = 2
+    hypernet_embed: int = 64
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.gamma <= 1.0:
+            raise ValueError(f"gamma is {self.gamma}; it must lie in 0 to 1")
+        if not 0.0 <= self.td_lambda <= 1.0:
+            raise ValueError(f"td_lambda is {self.td_lambda}; it must lie in 0 to 1")
+        if self.hypernet_layers not in (1, 2):
+            raise ValueError(f"hypernet_layers is {self.hypernet_layers}; it must be 1 or 2")
+
+
+def build_mixer(info: EnvInfo, config: LearnerConfig) -> nn.Module:
+    """The mixer that `config.mixer` names."""
+    if config.mixer == "iql":
+        return IndependentMixer()
+    if config.mixer == "vdn":
+        return VDNMixer()
+    return QMixer(
+        info.n_agents,
+        info.state_dim,
+        config.mixing_embed_dim,
+        config.hypernet_layers,
+        config.hypernet_embed,
+    )
+
+
+class QLearner:
+    """Trains an agent network and a mixer on whole episodes (PyMARL's QLearner).
+
+    Weights are drawn from torch's global generator: seed it first.
+    """
+
+    def __init__(self, info: EnvInfo, config: LearnerConfig, device: torch.device) -> None:
+        self.config = config
+        self.device = device
+        self.n_agents = info.n_agents
+        self.agent = DRQN(info.obs_dim, info.n_actions, info.n_agents, config.rnn_hidden_dim)
+        self.agent.to(device)
+        self.mixer = build_mixer(info, config).to(device)
+        self.target_agent = copy.deepcopy(self.agent).requires_grad_(False)
+        self.target_mixer = copy.deepcopy(self.mixer).requires_grad_(False)
+        self.parameters = [*self.agent.parameters(), *self.mixer.parameters()]
+        self.optimiser = _build_optimiser(self.parameters, config)
+        self.gradient_steps = 0
+        self._last_target_update = 0
+
+    def train(self, batch: EpisodeBatch, n_episodes: int) -> dict[str, Tensor]:
+        """One gradient step.
+
+        Args:
+            batch: on the learner's device.
+            n_episodes: played so far; tells when the target networks are due.
+
+        Returns:
+            Detached 0-d tensors: loss, grad_norm (before clipping), td_error_abs, and
+            q_taken_mean and target_mean, which PyMARL divides by the number of agents.
+
+        Raises:
+            NonFiniteLossError: nothing has changed then.
+        """
+        loss, stats = self.loss(batch)
+        self.optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        grad_norm = nn.utils.clip_grad_norm_(self.parameters, self.config.grad_norm_clip)
+        if not math.isfinite(float(loss + grad_norm)):
+            raise NonFiniteLossError(self.gradient_steps + 1, float(loss), float(grad_norm))
+        self.optimiser.step()
+        self.gradient_steps += 1
+        self._update_target(n_episodes)
+        return {"loss": loss.detach(), "grad_norm": grad_norm} | stats
+
+    def loss(self, batch: EpisodeBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean squared TD error over steps (IQL: and agents), and statistics of it."""
+        q_values = self.agent.unroll(batch)  # [R, A, U]
+        targets = self._targets(batch, q_values.detach())
+        chosen = q_values[batch.step_rows].gather(2, batch.actions[:, :, None])[:, :, 0]
+        q_taken = self.mixer(chosen, batch.state[batch.step_rows])  # [K, M]
+        td_error = q_taken - targets
+        with torch.no_grad():
+            per_agent = q_taken.shape[1] / self.n_agents
+            stats = {
+                "td_error_abs": td_error.abs().mean(),
+                "q_taken_mean": q_taken.mean() * per_agent,
+                "target_mean": targets.mean() * per_agent,
+            }
+        return td_error.square().mean(), stats
+
+    @torch.no_grad()
+    def _targets(self, batch: EpisodeBatch, q_values: Tensor) -> Tensor:
+        """[K, M], from the observation after each step."""
+        after = slice(batch.n_episodes, None)
+        next_q = self.target_agent.unroll(batch)[after]
+        chooser = q_values[after] if self.config.double_q else next_q
+        best = chooser.masked_fill(~batch.avail_actions[after], -torch.inf).argmax(2, keepdim=True)
+        next_value = self.target_mixer(next_q.gather(2, best)[:, :, 0], batch.state[after])
+        return lambda_returns(
+            batch.reward,
+            batch.terminal,
+            next_value,
+            batch.widths[1:],
+            self.config.gamma,
+            self.config.td_lambda,
+        )
+
+    def _update_target(self, n_episodes: int) -> None:
+        by_episodes = self.config.target_update_unit == "episodes"
+        now = n_episodes if by_episodes else self.gradient_steps
+        if now - self._last_target_update >= self.config.target_update_interval:
+            self.target_agent.load_state_dict(self.agent.state_dict())
+            self.target_mixer.load_state_dict(self.mixer.state_dict())
+            self._last_target_update = now
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on: networks, targets, optimiser, counters."""
+        return {
+            "agent": self.agent.state_dict(),
+            "mixer": self.mixer.state_dict(),
+            "target_agent": self.target_agent.state_dict(),
+            "target_mixer": self.target_mixer.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "gradient_steps": self.gradient_steps,
+            "last_target_update": self._last_target_update,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.agent.load_state_dict(state["agent"])
+        self.mixer.load_state_dict(state["mixer"])
+        self.target_agent.load_state_dict(state["target_agent"])
+        self.target_mixer.load_state_dict(state["target_mixer"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.gradient_steps = state["gradient_steps"]
+        self._last_target_update = state["last_target_update"]
+
+
+def _build_optimiser(
+    parameters: list[nn.Parameter], config: LearnerConfig
+) -> torch.optim.Optimizer:
+    if config.optimizer == "adam":
+        return torch.optim.Adam(parameters, lr=config.lr, eps=config.optim_eps)
+    return torch.optim.RMSprop(
+        parameters, lr=config.lr, alpha=config.optim_alpha, eps=config.optim_eps
+    )
