@@ -1,0 +1,647 @@
+"""Clients of the step service: one per unit, each with its own connection and its own memory.
+
+    with Unit("grpc://localhost:50051/3s5z", agent_id=0) as unit:
+        unit.begin_episode()
+        action = unit.act(obs, avail_actions)
+
+A unit sees its own observation and nothing else. `Unit` is for one, `Units` drives many at once
+(still one connection each), and `connect` gives the asyncio client that both are made of. The base
+install is enough: neither torch nor onnxruntime is needed.
+
+A policy's address is `grpc://HOST:PORT/MODEL` or `http://HOST:PORT/MODEL`, with `/VERSION` behind
+it to insist on one; without MODEL it is the only model the server has. Connections are direct:
+proxies named in the environment are not used.
+
+Memory is `held` by the server (in the unit's gRPC stream, or in a REST session) or `carried` by
+the unit, which sends it along with each step. Both give the same actions, bit for bit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar, cast
+from urllib.parse import quote, urlsplit
+
+import grpc
+import numpy as np
+import numpy.typing as npt
+
+from serving.pb.unmix.v1 import agent_service_pb2 as pb
+from serving.pb.unmix.v1 import agent_service_pb2_grpc as pb_grpc
+
+Memory = Literal["held", "carried"]
+T = TypeVar("T")
+
+_NO_ACTION = -1
+
+
+class ServingClientError(Exception):
+    """The service refused a call, or could not be reached.
+
+    `status` is the door's own: a gRPC code ("NOT_FOUND"), an HTTP number ("404"), or "UNREACHABLE".
+    """
+
+    def __init__(self, status: str, message: str) -> None:
+        super().__init__(f"{status}: {message}")
+        self.status, self.message = status, message
+
+
+@dataclass(frozen=True)
+class PolicyUrl:
+    """Where a policy is served."""
+
+    scheme: Literal["grpc", "http", "https"]
+    host: str
+    port: int
+    model: str
+    """Empty: the only model there is."""
+    version: int
+    """0: the newest."""
+
+    @classmethod
+    def parse(cls, url: str) -> PolicyUrl:
+        """Raises: ValueError"""
+        parts = urlsplit(url)
+        model, _, version = parts.path.strip("/").partition("/")
+        if (
+            parts.scheme not in ("grpc", "http", "https")
+            or not (parts.hostname and parts.port)
+            or not (version or "0").isdecimal()
+            or parts.query
+            or parts.fragment
+            or parts.username is not None
+        ):
+            raise ValueError(
+                f"{url!r} is not the address of a policy; "
+                "expected grpc://HOST:PORT/MODEL or http://HOST:PORT/MODEL, /VERSION if wished"
+            )
+        scheme = cast(Literal["grpc", "http", "https"], parts.scheme)
+        return cls(scheme, parts.hostname, parts.port, model, int(version or 0))
+
+    @property
+    def address(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What the service says of a model; enough to tell whether it fits an environment."""
+
+    name: str
+    version: int
+    map: str
+    environment: str
+    layout_sha256: str
+    algorithm: str
+    n_agents: int
+    n_actions: int
+    obs_dim: int
+    hidden_dim: int
+    episode_limit: int
+    unit_types: tuple[str, ...]
+    win_rate: float
+    sha256: str
+
+
+class UnitClient(ABC):
+    """One unit's connection. One step at a time; not for several tasks at once."""
+
+    def __init__(self, url: PolicyUrl, agent_id: int, timeout_s: float) -> None:
+        self.url, self.agent_id, self.timeout_s = url, agent_id, timeout_s
+        self.model, self.version = "", 0
+        """What answers this episode; known from its first step on."""
+
+    @abstractmethod
+    async def begin_episode(self) -> None:
+        """Forget the memory; the next step is an episode's first, on the newest model version."""
+
+    @abstractmethod
+    async def act(self, obs: npt.ArrayLike, avail_actions: npt.ArrayLike) -> int:
+        """The unit's action.
+
+        Args:
+            obs: [O] numbers; sent as float32.
+            avail_actions: [U] truth values.
+
+        Raises:
+            ServingClientError
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Close the connection; what the server holds for the unit is forgotten."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+
+def connect(
+    url: str, agent_id: int, memory: Memory = "held", timeout_s: float = 10.0
+) -> UnitClient:
+    """The client of one unit; to be called, and used, on a running event loop.
+
+    Nothing is sent before the first episode begins.
+
+    Args:
+        timeout_s: how long one step may take.
+
+    Raises:
+        ValueError: the address is none.
+    """
+    parsed = PolicyUrl.parse(url)
+    kinds: dict[tuple[bool, Memory], type[UnitClient]] = {
+        (True, "held"): _GrpcHeld,
+        (True, "carried"): _GrpcCarried,
+        (False, "held"): _HttpHeld,
+        (False, "carried"): _HttpCarried,
+    }
+    return kinds[parsed.scheme == "grpc", memory](parsed, agent_id, timeout_s)
+
+
+class _GrpcUnit(UnitClient):
+    def __init__(self, url: PolicyUrl, agent_id: int, timeout_s: float) -> None:
+        super().__init__(url, agent_id, timeout_s)
+        self._channel = _grpc_channel(url)
+        self._stub = _stub(self._channel)
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+
+class _GrpcHeld(_GrpcUnit):
+    """The stream holds the memory."""
+
+    def __init__(self, url: PolicyUrl, agent_id: int, timeout_s: float) -> None:
+        super().__init__(url, agent_id, timeout_s)
+        self._begin = pb.Episode(model=url.model, version=url.version, agent_id=agent_id)
+        self._stream: Any = None
+        self._fresh = True
+        self._sequence = 0
+
+    async def begin_episode(self) -> None:
+        self._fresh = True
+
+    async def act(self, obs: npt.ArrayLike, avail_actions: npt.ArrayLike) -> int:
+        self._sequence += 1
+        request = pb.ActStreamRequest(
+            begin=self._begin if self._fresh else None,
+            obs=_float_bytes(obs),
+            avail_actions=_bool_bytes(avail_actions),
+            sequence=self._sequence,
+        )
+        if self._stream is None:
+            if not self._fresh:
+                raise ServingClientError("UNREACHABLE", "the stream is lost, and its memory too")
+            self._stream = self._stub.ActStream()
+        answer = await self._exchange(request)
+        if answer.sequence != self._sequence:
+            raise ServingClientError("INTERNAL", "the answer is another request's")
+        if self._fresh:
+            self.model, self.version = answer.model, answer.version
+            self._fresh = False
+        return int(answer.action)
+
+    async def _exchange(self, request: pb.ActStreamRequest) -> pb.ActStreamResponse:
+        stream = self._stream
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                await stream.write(request)
+                answer = await stream.read()
+        except TimeoutError:
+            stream.cancel()
+            self._stream = None
+            raise ServingClientError(
+                "DEADLINE_EXCEEDED", f"no answer in {self.timeout_s} s"
+            ) from None
+        except (grpc.RpcError, asyncio.InvalidStateError):
+            answer = grpc.aio.EOF
+        if answer is grpc.aio.EOF:
+            self._stream = None
+            code, details = await stream.code(), await stream.details()
+            raise _grpc_error(code, details)
+        return cast(pb.ActStreamResponse, answer)
+
+    async def close(self) -> None:
+        stream, self._stream = self._stream, None
+        if stream is not None and not stream.done():
+            await stream.done_writing()
+            async with asyncio.timeout(self.timeout_s):
+                await stream.code()
+        await super().close()
+
+
+class _GrpcCarried(_GrpcUnit):
+    """The unit sends its memory along; each call could be answered by another replica."""
+
+    def __init__(self, url: PolicyUrl, agent_id: int, timeout_s: float) -> None:
+        super().__init__(url, agent_id, timeout_s)
+        self._hidden = b""
+        self._last_action = _NO_ACTION
+        self._version = url.version
+
+    async def begin_episode(self) -> None:
+        self._hidden, self._last_action, self._version = b"", _NO_ACTION, self.url.version
+
+    async def act(self, obs: npt.ArrayLike, avail_actions: npt.ArrayLike) -> int:
+        request = pb.ActRequest(
+            model=self.url.model,
+            version=self._version,
+            agent_id=self.agent_id,
+            obs=_float_bytes(obs),
+            avail_actions=_bool_bytes(avail_actions),
+            last_action=self._last_action,
+            hidden=self._hidden,
+        )
+        try:
+            answer: pb.ActResponse = await self._stub.Act(request, timeout=self.timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise _grpc_error(error.code(), error.details()) from None
+        self.model, self.version = answer.model, answer.version
+        self._version = answer.version
+        self._hidden, self._last_action = answer.next_hidden, answer.action
+        return int(answer.action)
+
+
+class _HttpUnit(UnitClient):
+    def __init__(self, url: PolicyUrl, agent_id: int, timeout_s: float) -> None:
+        super().__init__(url, agent_id, timeout_s)
+        self._http = _HttpConnection(url, timeout_s)
+        self._path = f"/agents/{agent_id}/act"
+
+    async def close(self) -> None:
+        await self._http.close()
+
+    async def _step(
+        self, obs: npt.ArrayLike, avail_actions: npt.ArrayLike, memory: dict[str, Any]
+    ) -> Any:
+        body = {
+            "obs": np.asarray(obs, np.float32).tolist(),
+            "avail_actions": np.asarray(avail_actions, np.bool_).tolist(),
+        }
+        answer = await self._http.call("POST", self._path, body | memory)
+        self.model, self.version = answer["model"], answer["version"]
+        return answer
+
+    def _where(self, version: int) -> dict[str, Any]:
+        """The request's model and version, where they are known."""
+        where: dict[str, Any] = {"model": self.url.model, "version": version}
+        return {name: value for name, value in where.items() if value}
+
+
+class _HttpHeld(_HttpUnit):
+    """A session holds the memory."""
+
+    def __init__(self, url: PolicyUrl, agent_id: int, timeout_s: float) -> None:
+        super().__init__(url, agent_id, timeout_s)
+        self._session = ""
+
+    async def begin_episode(self) -> None:
+        where = self._where(self.url.version)
+        if self._session:
+            try:
+                await self._http.call("POST", f"/sessions/{self._session}/reset", where)
+                return
+            except ServingClientError as error:
+                if error.status != "404":  # else it expired between two episodes: open another
+                    raise
+        opened = await self._http.call("POST", "/sessions", where | {"agent_id": self.agent_id})
+        self._session = opened["session"]
+
+    async def act(self, obs: npt.ArrayLike, avail_actions: npt.ArrayLike) -> int:
+        if not self._session:
+            await self.begin_episode()
+        answer = await self._step(obs, avail_actions, {"session": self._session})
+        return int(answer["action"])
+
+    async def close(self) -> None:
+        try:
+            if self._session:
+                await self._http.call("DELETE", f"/sessions/{self._session}")
+        except ServingClientError:
+            pass  # the session will expire
+        finally:
+            await super().close()
+
+
+class _HttpCarried(_HttpUnit):
+    """The unit sends its memory along."""
+
+    def __init__(self, url: PolicyUrl, agent_id: int, timeout_s: float) -> None:
+        super().__init__(url, agent_id, timeout_s)
+        self._memory = self._where(url.version)
+
+    async def begin_episode(self) -> None:
+        self._memory = self._where(self.url.version)
+
+    async def act(self, obs: npt.ArrayLike, avail_actions: npt.ArrayLike) -> int:
+        answer = await self._step(obs, avail_actions, self._memory)
+        # JSON numbers are doubles, which hold every float32 exactly: nothing is lost on the way.
+        self._memory = self._where(answer["version"]) | {
+            "hidden": answer["next_hidden"],
+            "last_action": answer["action"],
+        }
+        return int(answer["action"])
+
+
+class _HttpConnection:
+    """One HTTP/1.1 connection, one request at a time, answers with a content-length.
+
+    That is all the service needs, and eight times as fast as a general client for its small calls.
+    """
+
+    def __init__(self, url: PolicyUrl, timeout_s: float) -> None:
+        self._url, self._timeout_s = url, timeout_s
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """The answer's JSON; None if it is empty. Raises: ServingClientError"""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                status, content = await self._exchange(method, path, body)
+        except TimeoutError:
+            await self.close()
+            raise ServingClientError("UNREACHABLE", f"no answer in {self._timeout_s} s") from None
+        except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
+            await self.close()
+            where = f"{self._url.scheme}://{self._url.address}"
+            raise ServingClientError("UNREACHABLE", f"{where}: {error or 'hung up'}") from None
+        if status >= 400:
+            detail = content.get("detail", "") if isinstance(content, dict) else ""
+            raise ServingClientError(str(status), detail or "no details")
+        return content
+
+    async def close(self) -> None:
+        streams, self._streams = self._streams, None
+        if streams is not None:
+            streams[1].close()
+
+    async def _exchange(
+        self, method: str, path: str, body: dict[str, Any] | None
+    ) -> tuple[int, Any]:
+        """(status, content). Raises: OSError, EOFError, ValueError"""
+        reader, writer = await self._connected()
+        data = b"" if body is None else json.dumps(body).encode()
+        head = (
+            f"{method} {path} HTTP/1.1\r\nhost: {self._url.address}\r\n"
+            f"content-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
+        )
+        writer.write(head.encode() + data)
+        first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").splitlines()
+        pairs = (line.partition(":") for line in lines)
+        headers = {name.lower(): value.strip() for name, _, value in pairs}
+        if "transfer-encoding" in headers:
+            raise ValueError("the answer is not the service's: it comes in pieces")
+        content = await reader.readexactly(int(headers.get("content-length", 0)))
+        if headers.get("connection", "").lower() == "close":
+            await self.close()
+        return int(first.split()[1]), json.loads(content) if content else None
+
+    async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        # The server may have hung up on an idle connection.
+        if self._streams is None or self._streams[0].at_eof():
+            await self.close()
+            self._streams = await asyncio.open_connection(
+                self._url.host, self._url.port, ssl=self._url.scheme == "https" or None
+            )
+        return self._streams
+
+
+class Units:
+    """Many units, driven from plain code. Each has its own connection and its own memory; all that
+    is shared is the thread that waits for their answers.
+
+        with Units(url, agent_ids=[0, 1, 2]) as units:
+            units.begin_episode()
+            actions = units.act(obs, avail_actions)  # [3, O], [3, U] -> [3]
+    """
+
+    def __init__(
+        self,
+        url: str,
+        agent_ids: Sequence[int],
+        memory: Memory = "held",
+        timeout_s: float = 10.0,
+    ) -> None:
+        async def connect_all() -> list[UnitClient]:
+            return [connect(url, agent, memory, timeout_s) for agent in agent_ids]
+
+        self._units = _run(connect_all())
+
+    def begin_episode(self, which: Sequence[int] | None = None) -> None:
+        """Begin an episode for the units at these places (all by default)."""
+        _run(_gather([unit.begin_episode() for unit in self._chosen(which)]))
+
+    def act(
+        self,
+        obs: npt.ArrayLike,
+        avail_actions: npt.ArrayLike,
+        which: Sequence[int] | None = None,
+    ) -> npt.NDArray[np.int64]:
+        """One step of the units at these places (all by default), side by side.
+
+        Args:
+            obs: [N, O] numbers, a row for each of the N units named.
+            avail_actions: [N, U] truth values.
+
+        Returns:
+            [N] actions.
+
+        Raises:
+            ServingClientError: of the first unit whose step failed.
+        """
+        rows = zip(np.asarray(obs, np.float32), np.asarray(avail_actions, np.bool_), strict=True)
+        steps = [
+            unit.act(own, mask) for unit, (own, mask) in zip(self._chosen(which), rows, strict=True)
+        ]
+        return np.array(_run(_gather(steps)), np.int64)
+
+    def close(self) -> None:
+        _run(_gather([unit.close() for unit in self._units]))
+
+    def __len__(self) -> int:
+        return len(self._units)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _chosen(self, which: Sequence[int] | None) -> list[UnitClient]:
+        return self._units if which is None else [self._units[place] for place in which]
+
+
+class Unit:
+    """One unit, driven from plain code."""
+
+    def __init__(
+        self, url: str, agent_id: int, memory: Memory = "held", timeout_s: float = 10.0
+    ) -> None:
+        self._units = Units(url, [agent_id], memory, timeout_s)
+
+    def begin_episode(self) -> None:
+        """As `UnitClient.begin_episode`."""
+        self._units.begin_episode()
+
+    def act(self, obs: npt.ArrayLike, avail_actions: npt.ArrayLike) -> int:
+        """As `UnitClient.act`."""
+        return int(self._units.act(np.asarray(obs)[None], np.asarray(avail_actions)[None])[0])
+
+    def close(self) -> None:
+        self._units.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def get_model(url: str, timeout_s: float = 10.0) -> ModelInfo:
+    """What the service says of the model at this address.
+
+    Raises:
+        ServingClientError, ValueError
+    """
+    parsed = PolicyUrl.parse(url)
+    ask = _get_model_grpc if parsed.scheme == "grpc" else _get_model_http
+    return _run(ask(parsed, timeout_s))
+
+
+async def _get_model_grpc(url: PolicyUrl, timeout_s: float) -> ModelInfo:
+    request = pb.GetModelRequest(name=url.model, version=url.version)
+    async with _grpc_channel(url) as channel:
+        try:
+            answer: pb.GetModelResponse = await _stub(channel).GetModel(request, timeout=timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise _grpc_error(error.code(), error.details()) from None
+    model = answer.model
+    if model.state != pb.Model.STATE_READY:
+        raise ServingClientError("UNAVAILABLE", f"the model was refused: {model.reason}")
+    return ModelInfo(
+        model.name,
+        model.version,
+        model.map,
+        model.environment,
+        model.layout_sha256,
+        model.algorithm,
+        model.dims.n_agents,
+        model.dims.n_actions,
+        model.dims.obs_dim,
+        model.dims.hidden_dim,
+        model.episode_limit,
+        tuple(model.unit_types),
+        model.win_rate,
+        model.sha256,
+    )
+
+
+async def _get_model_http(url: PolicyUrl, timeout_s: float) -> ModelInfo:
+    http = _HttpConnection(url, timeout_s)
+    try:
+        if url.model:
+            version = f"/versions/{url.version}" if url.version else ""
+            model = await http.call("GET", f"/models/{quote(url.model)}{version}")
+        else:
+            listed = (await http.call("GET", "/models"))["models"]
+            newest = [model for model in listed if model["latest"]]
+            if len(newest) != 1:
+                names = ", ".join(model["name"] for model in newest) or "none"
+                raise ServingClientError("422", f"the address must name one model of: {names}")
+            model = newest[0]
+    finally:
+        await http.close()
+    if model["state"] != "ready":
+        raise ServingClientError("503", f"the model was refused: {model['reason']}")
+    dims = model["dims"]
+    return ModelInfo(
+        model["name"],
+        model["version"],
+        model["map"],
+        model["environment"],
+        model["layout_sha256"],
+        model["algorithm"],
+        dims["n_agents"],
+        dims["n_actions"],
+        dims["obs_dim"],
+        dims["hidden_dim"],
+        model["episode_limit"],
+        tuple(model["unit_types"]),
+        model["win_rate"],
+        model["sha256"],
+    )
+
+
+@functools.cache
+def _background_loop() -> asyncio.AbstractEventLoop:
+    """The event loop of everything here that is called from plain code, on a thread of its own.
+
+    One for the whole process, and never closed: gRPC keeps one queue for a process, and goes on
+    looking for every loop that ever used it.
+    """
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="unmix-client", daemon=True).start()
+    return loop
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run_coroutine_threadsafe(work, _background_loop()).result()
+
+
+async def _gather(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """All results, once all are there; the first error if there was one."""
+    results = await asyncio.gather(*work, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return cast(list[T], results)
+
+
+def _grpc_channel(url: PolicyUrl) -> grpc.aio.Channel:
+    options = [
+        # Without this, channels to one address share a connection.
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.enable_http_proxy", 0),
+    ]
+    return grpc.aio.insecure_channel(url.address, options=options)
+
+
+def _stub(channel: grpc.aio.Channel) -> Any:
+    return pb_grpc.AgentServiceStub(channel)  # type: ignore[no-untyped-call]
+
+
+def _grpc_error(code: grpc.StatusCode, details: str | None) -> ServingClientError:
+    return ServingClientError(code.name, details or "no details")
+
+
+def _float_bytes(values: npt.ArrayLike) -> bytes:
+    return np.asarray(values, "<f4").tobytes()
+
+
+def _bool_bytes(values: npt.ArrayLike) -> bytes:
+    return np.asarray(values, np.bool_).tobytes()

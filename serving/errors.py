@@ -1,0 +1,102 @@
+"""What can go wrong in the step service, without a word of HTTP or gRPC.
+
+    ServingError
+    ├── RequestError                 the caller's request
+    │   ├── MalformedRequest         not JSON, or not the protobuf message
+    │   ├── RequestTooLarge          over the size limit
+    │   └── InvalidRequest           readable, but a field makes no sense; names the field
+    ├── NotFound
+    │   ├── ModelNotFound
+    │   ├── AgentNotFound
+    │   └── SessionNotFound
+    ├── SessionBusy                  another step of the same session is running
+    ├── Unavailable
+    │   ├── ModelNotReady            the model is known, but was refused or is still loading
+    │   └── ShuttingDown
+    ├── Overloaded                   a queue or a store is full; worth another try soon
+    ├── DeadlineExceeded             the caller's time, or the service's own limit, ran out
+    └── ModelInvalid                 an artifact in the repository cannot be trusted or used
+
+Messages are for the caller: they name the field, the limit and the size of what was given, and
+never repeat the caller's own text.
+"""
+
+# ruff: noqa: N818 - the names are the error table's, which callers read in metrics and problems.
+
+from __future__ import annotations
+
+
+class ServingError(Exception):
+    """The root of the family; its text may be shown to the caller."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class RequestError(ServingError):
+    """The request itself is at fault."""
+
+
+class MalformedRequest(RequestError):
+    """The bytes are not what the door takes."""
+
+
+class RequestTooLarge(RequestError):
+    """The request is over the size limit."""
+
+
+class InvalidRequest(RequestError):
+    """A field makes no sense."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class NotFound(ServingError):
+    """What the request names is not there."""
+
+
+class ModelNotFound(NotFound):
+    """No model, or no version of it, by that name."""
+
+
+class AgentNotFound(NotFound):
+    """The model has no such agent."""
+
+
+class SessionNotFound(NotFound):
+    """No such session: never opened, closed, or expired."""
+
+
+class SessionBusy(ServingError):
+    """A session takes one step at a time."""
+
+
+class Unavailable(ServingError):
+    """Not now, perhaps elsewhere."""
+
+
+class ModelNotReady(Unavailable):
+    """The model is in the repository but does not take steps."""
+
+
+class ShuttingDown(Unavailable):
+    """The server finishes what it has and takes nothing new."""
+
+
+class Overloaded(ServingError):
+    """Full; the caller may try again."""
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineExceeded(ServingError):
+    """The step was not run in time."""
+
+
+class ModelInvalid(ServingError):
+    """The artifact is refused."""

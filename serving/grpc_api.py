@@ -1,0 +1,287 @@
+"""The gRPC door: `unmix.v1.AgentService`, health and reflection on grpc.aio.
+
+Handlers take and give bytes and parse inside, so that a malformed message is the caller's error
+and not the server's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn, TypeAlias, TypeVar
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError, Message
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from serving import errors
+from serving.manifest import MODEL_FILE
+from serving.metrics import Door, error_code
+from serving.pb.unmix.v1 import agent_service_pb2 as pb
+from serving.repository import ModelStatus
+from serving.service import Act, AgentService, Episode
+
+logger = logging.getLogger(__name__)
+
+SERVICE = pb.DESCRIPTOR.services_by_name["AgentService"].full_name
+
+STATUS: dict[type[errors.ServingError], grpc.StatusCode] = {
+    errors.MalformedRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.RequestTooLarge: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.ModelNotFound: grpc.StatusCode.NOT_FOUND,
+    errors.AgentNotFound: grpc.StatusCode.NOT_FOUND,
+    errors.SessionNotFound: grpc.StatusCode.NOT_FOUND,
+    errors.SessionBusy: grpc.StatusCode.ABORTED,
+    errors.ModelNotReady: grpc.StatusCode.UNAVAILABLE,
+    errors.ShuttingDown: grpc.StatusCode.UNAVAILABLE,
+    errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
+    errors.ModelInvalid: grpc.StatusCode.FAILED_PRECONDITION,
+}
+"""The door's error table; anything else is INTERNAL and says no more than its request id."""
+
+Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
+Handler: TypeAlias = Callable[[Any, Context], Awaitable[bytes | None]]
+M = TypeVar("M", bound=Message)
+
+
+class GrpcApi:
+    """The gRPC server."""
+
+    def __init__(
+        self, service: AgentService, address: str, max_message_bytes: int, max_streams: int
+    ) -> None:
+        self._service = service
+        self._max_streams = max_streams
+        self._waiting: set[asyncio.Task[Any]] = set()
+        """Streams that wait for their unit's next message."""
+        self._stopping = False
+        self._calls = 0
+        self._no_calls = asyncio.Event()
+        self._no_calls.set()
+        self._health = health.aio.HealthServicer()
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", max_message_bytes),
+                # Without this a second server on the same port would silently share its calls.
+                ("grpc.so_reuseport", 0),
+            ]
+        )
+        self._server.add_generic_rpc_handlers([self._handlers()])
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection(
+            [SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server
+        )
+        self.port = self._server.add_insecure_port(address)
+
+    async def start(self) -> None:
+        await self._server.start()
+        await self._health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
+
+    async def say_not_serving(self) -> None:
+        """Tell whoever asks for, or watches, the health that nothing new is welcome."""
+        await self._health.enter_graceful_shutdown()
+
+    async def stop(self, grace_s: float) -> None:
+        """End the streams that wait for their unit, finish what runs, close the door."""
+        self._stopping = True
+        for task in list(self._waiting):
+            task.cancel()
+        try:
+            async with asyncio.timeout(grace_s):
+                await self._no_calls.wait()
+        except TimeoutError:
+            logger.warning("%d calls are cut short", self._calls)
+        # What is left now waits for ever: those who watch the health, or keep reflection open.
+        await self._server.stop(0.05)
+
+    def _handlers(self) -> grpc.GenericRpcHandler:
+        unary, stream = grpc.unary_unary_rpc_method_handler, grpc.stream_stream_rpc_method_handler
+        return grpc.method_handlers_generic_handler(
+            SERVICE,
+            {
+                "Act": unary(self._guard(self._act, "grpc_unary")),
+                "ActStream": stream(self._guard(self._act_stream, "grpc_stream")),
+                "ListModels": unary(self._guard(self._list_models)),
+                "GetModel": unary(self._guard(self._get_model)),
+            },
+        )
+
+    def _guard(self, handler: Handler, door: Door | None = None) -> Handler:
+        """The handler, with its errors as statuses, and counted among the running calls."""
+
+        async def guarded(request: Any, context: Context) -> bytes | None:
+            self._calls += 1
+            self._no_calls.clear()
+            try:
+                return await handler(request, context)
+            except Exception as error:
+                if door is not None:
+                    self._service.count_error(door, error)
+                await _abort(context, error)
+            finally:
+                self._calls -= 1
+                if not self._calls:
+                    self._no_calls.set()
+
+        return guarded
+
+    async def _act(self, data: bytes, context: Context) -> bytes:
+        request = _parse(pb.ActRequest, data)
+        act = Act(
+            request.agent_id,
+            request.obs,
+            request.avail_actions,
+            request.last_action if request.HasField("last_action") else None,
+            request.hidden,
+            request.model,
+            request.version,
+        )
+        model, result = await self._service.act(act, "grpc_unary", context.time_remaining())
+        return pb.ActResponse(
+            action=result.action,
+            next_hidden=result.next_hidden,
+            q_values=result.q_values if request.want_q_values else b"",
+            model=model.name,
+            version=model.version,
+            sequence=request.sequence,
+        ).SerializeToString()
+
+    async def _act_stream(self, _: Any, context: Context) -> None:
+        self._service.check_accepting()
+        metrics = self._service.metrics
+        if metrics.n_streams >= self._max_streams:
+            raise errors.Overloaded(f"{self._max_streams} streams are open, which is the limit")
+        metrics.n_streams += 1
+        try:
+            episode: Episode | None = None
+            while (data := await self._read(context)) is not None:
+                episode, answer = await self._stream_step(
+                    _parse(pb.ActStreamRequest, data), episode
+                )
+                await context.write(answer.SerializeToString())
+        finally:
+            metrics.n_streams -= 1
+
+    async def _read(self, context: Context) -> bytes | None:
+        """The stream's next message; None at its end. Raises: ShuttingDown"""
+        task = asyncio.current_task()
+        assert task is not None
+        self._waiting.add(task)
+        try:
+            data: bytes | object = await context.read()
+        except asyncio.CancelledError:
+            if self._stopping and not context.cancelled():
+                self._service.check_accepting()
+            raise
+        finally:
+            self._waiting.discard(task)
+        return data if isinstance(data, bytes) else None  # else it is grpc.aio.EOF
+
+    async def _stream_step(
+        self, request: pb.ActStreamRequest, episode: Episode | None
+    ) -> tuple[Episode, pb.ActStreamResponse]:
+        answer = pb.ActStreamResponse(sequence=request.sequence)
+        if request.HasField("begin"):
+            begin = request.begin
+            episode = self._service.begin(
+                begin.agent_id,
+                begin.model,
+                begin.version,
+                begin.hidden,
+                begin.last_action if begin.HasField("last_action") else None,
+            )
+            answer.model, answer.version = episode.model.name, episode.model.version
+            if not (request.obs or request.avail_actions):
+                return episode, answer
+        if episode is None:
+            raise errors.InvalidRequest("begin", "a stream's first request needs begin")
+        result = await self._service.step(
+            episode,
+            request.obs,
+            request.avail_actions,
+            "grpc_stream",
+            request.last_action if request.HasField("last_action") else None,
+        )
+        answer.action = result.action
+        if request.want_next_hidden:
+            answer.next_hidden = result.next_hidden
+        if request.want_q_values:
+            answer.q_values = result.q_values
+        return episode, answer
+
+    async def _list_models(self, data: bytes, _: Context) -> bytes:
+        _parse(pb.ListModelsRequest, data)
+        models = [_model(status) for status in self._service.repository.statuses()]
+        return pb.ListModelsResponse(models=models).SerializeToString()
+
+    async def _get_model(self, data: bytes, _: Context) -> bytes:
+        request = _parse(pb.GetModelRequest, data)
+        status = self._service.repository.status(request.name, request.version)
+        return pb.GetModelResponse(model=_model(status)).SerializeToString()
+
+
+def _parse(message: type[M], data: bytes) -> M:
+    try:
+        return message.FromString(data)
+    except DecodeError:
+        name = message.DESCRIPTOR.full_name
+        raise errors.MalformedRequest(f"the message is not a {name}") from None
+
+
+async def _abort(context: Context, error: Exception) -> NoReturn:
+    """End the call with the error's status and, in its details, what a program may read."""
+    if isinstance(error, errors.ServingError):
+        code, text, details = STATUS[type(error)], error.message, _details(error)
+    else:
+        request_id = secrets.token_hex(8)
+        logger.error("call %s failed", request_id, exc_info=error)
+        code, text = grpc.StatusCode.INTERNAL, "internal error"
+        details = [error_details_pb2.RequestInfo(request_id=request_id)]
+    status = status_pb2.Status(code=code.value[0], message=text)
+    for detail in details:
+        status.details.add().Pack(detail)
+    await context.abort(code, text, (("grpc-status-details-bin", status.SerializeToString()),))
+
+
+def _details(error: errors.ServingError) -> list[Message]:
+    reason = error_code(error).upper()
+    details: list[Message] = [error_details_pb2.ErrorInfo(reason=reason, domain="unmix")]
+    if isinstance(error, errors.InvalidRequest):
+        fault = error_details_pb2.BadRequest.FieldViolation(
+            field=error.field, description=error.message
+        )
+        details.append(error_details_pb2.BadRequest(field_violations=[fault]))
+    if isinstance(error, errors.Overloaded):
+        delay = Duration(seconds=error.retry_after_s)
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    return details
+
+
+def _model(status: ModelStatus) -> pb.Model:
+    model = pb.Model(name=status.name, version=status.version, reason=status.reason)
+    if status.model is None:
+        model.state = pb.Model.STATE_REFUSED
+        return model
+    manifest = status.model.manifest
+    model.state = pb.Model.STATE_READY
+    model.latest = status.latest
+    model.map = manifest.map
+    model.environment = manifest.environment.name
+    model.layout_sha256 = manifest.environment.layout_sha256
+    model.algorithm = manifest.algorithm
+    model.q_values_hold = manifest.q_values
+    dims = manifest.dims
+    model.dims.n_agents, model.dims.n_actions = dims.n_agents, dims.n_actions
+    model.dims.obs_dim, model.dims.hidden_dim = dims.obs_dim, dims.hidden_dim
+    model.episode_limit = manifest.episode_limit
+    model.unit_types.extend(agent.unit_type for agent in manifest.agents)
+    model.win_rate = manifest.training.win_rate
+    model.sha256 = manifest.files[MODEL_FILE].sha256
+    return model

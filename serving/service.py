@@ -1,0 +1,261 @@
+"""The step service itself: what the two doors open onto. No HTTP and no gRPC in here."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import NamedTuple
+
+from serving.agent_model import AgentModel, Row, StepResult
+from serving.batcher import Batcher
+from serving.errors import AgentNotFound, InvalidRequest, SessionBusy, ShuttingDown
+from serving.metrics import Door, Metrics, error_code
+from serving.repository import ModelStatus, Repository
+from serving.settings import Settings
+
+NO_ACTION = -1
+"""`last_action` at an episode's first step."""
+
+
+class Act(NamedTuple):
+    """One step with carried memory, before it has been checked."""
+
+    agent_id: int
+    obs: bytes
+    """float32 [O], little-endian."""
+    avail_actions: bytes
+    """bool [U], one byte each."""
+    last_action: int | None = None
+    """None at the first step, where `hidden` is empty."""
+    hidden: bytes = b""
+    """float32 [H], little-endian; empty at the first step."""
+    model: str = ""
+    """Empty: the only model there is."""
+    version: int = 0
+    """0: the newest."""
+
+
+class Episode:
+    """One unit's memory between its steps, held by a stream or a session.
+
+    It keeps the model version that it began with, whatever is loaded later.
+    """
+
+    __slots__ = ("agent_id", "busy", "hidden", "last_action", "model")
+
+    def __init__(self, model: AgentModel, agent_id: int, hidden: bytes, last_action: int) -> None:
+        self.model = model
+        self.agent_id = agent_id
+        self.hidden = hidden
+        self.last_action = last_action
+        self.busy = False
+
+
+class AgentService:
+    """Steps agents. Every method is called on the event loop it was made on."""
+
+    def __init__(self, repository: Repository, metrics: Metrics, settings: Settings) -> None:
+        self.repository = repository
+        self.metrics = metrics
+        metrics.n_refused = lambda: sum(not status.model for status in repository.statuses())
+        self._settings = settings
+        self._loop = asyncio.get_running_loop()
+        self._batchers: dict[AgentModel, Batcher] = {}
+        self._draining = False
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        for model in repository.models():
+            self._batcher(model)
+
+    async def act(
+        self, request: Act, door: Door, timeout_s: float | None = None
+    ) -> tuple[AgentModel, StepResult]:
+        """Step one agent whose memory the caller carries.
+
+        Args:
+            timeout_s: what is left of the caller's own time; the service's limit holds besides.
+
+        Raises:
+            ServingError: of every kind but MalformedRequest, RequestTooLarge and the sessions'.
+        """
+        model = self.repository.resolve(request.model, request.version)
+        last_action = request.last_action
+        _check_memory(model, request.agent_id, request.hidden, last_action)
+        row = self._row(
+            model,
+            request.agent_id,
+            request.obs,
+            request.avail_actions,
+            NO_ACTION if last_action is None else last_action,
+            request.hidden or model.first_hidden,
+        )
+        return model, await self._run(model, row, door, timeout_s)
+
+    def begin(
+        self,
+        agent_id: int,
+        model: str = "",
+        version: int = 0,
+        hidden: bytes = b"",
+        last_action: int | None = None,
+    ) -> Episode:
+        """Begin an episode, or resume one from a memory.
+
+        Arguments as in `Act`. Raises: ShuttingDown, InvalidRequest, NotFound, ModelNotReady.
+        """
+        self.check_accepting()
+        found = self.repository.resolve(model, version)
+        _check_memory(found, agent_id, hidden, last_action)
+        _check_last_action(found, NO_ACTION if last_action is None else last_action)
+        return Episode(
+            found,
+            agent_id,
+            hidden or found.first_hidden,
+            NO_ACTION if last_action is None else last_action,
+        )
+
+    async def step(
+        self,
+        episode: Episode,
+        obs: bytes,
+        avail_actions: bytes,
+        door: Door,
+        last_action: int | None = None,
+        timeout_s: float | None = None,
+    ) -> StepResult:
+        """Step a held episode. Unless this returns, its memory has not changed.
+
+        Args:
+            last_action: what the unit really did, if not what it was answered.
+
+        Raises:
+            SessionBusy: the episode's previous step still runs.
+            InvalidRequest, Overloaded, DeadlineExceeded, ShuttingDown
+        """
+        if episode.busy:
+            raise SessionBusy("the session's previous step is still running")
+        model = episode.model
+        row = self._row(
+            model,
+            episode.agent_id,
+            obs,
+            avail_actions,
+            episode.last_action if last_action is None else last_action,
+            episode.hidden,
+        )
+        episode.busy = True
+        try:
+            result = await self._run(model, row, door, timeout_s)
+        finally:
+            episode.busy = False
+        episode.hidden = result.next_hidden
+        episode.last_action = result.action
+        return result
+
+    def statuses(self) -> list[ModelStatus]:
+        return self.repository.statuses()
+
+    @property
+    def ready(self) -> bool:
+        """Whether new episodes are welcome."""
+        return not self._draining and bool(self.repository.models())
+
+    def check_accepting(self) -> None:
+        """Raises: ShuttingDown"""
+        if self._draining:
+            raise ShuttingDown("the server is shutting down; try another replica")
+
+    def drain(self) -> None:
+        """Take nothing new from now on; what is running runs on."""
+        self._draining = True
+
+    async def drained(self) -> None:
+        """Return when no step is running."""
+        await self._idle.wait()
+
+    def count_error(self, door: Door, error: BaseException) -> None:
+        """Count a step that ended in an error. The doors call this, which see the last of it."""
+        self.metrics.requests[door, error_code(error)] += 1
+
+    async def _run(
+        self, model: AgentModel, row: Row, door: Door, timeout_s: float | None
+    ) -> StepResult:
+        self.check_accepting()
+        limit = self._settings.step_timeout_s
+        start = self._loop.time()
+        answer = self._batcher(model).submit(
+            row, start + (limit if timeout_s is None else min(timeout_s, limit))
+        )
+        self._in_flight += 1
+        self._idle.clear()
+        try:
+            result = await answer
+        finally:
+            self._in_flight -= 1
+            if not self._in_flight:
+                self._idle.set()
+        self.metrics.seconds[door].observe(self._loop.time() - start)
+        self.metrics.requests[door, "ok"] += 1
+        return result
+
+    def _batcher(self, model: AgentModel) -> Batcher:
+        batcher = self._batchers.get(model)
+        if batcher is None:
+            batcher = Batcher(model, self._settings.max_batch, self._settings.max_queue)
+            self._batchers[model] = batcher
+            self.metrics.models.append(batcher.metrics)
+        return batcher
+
+    def _row(
+        self,
+        model: AgentModel,
+        agent_id: int,
+        obs: bytes,
+        avail_actions: bytes,
+        last_action: int,
+        hidden: bytes,
+    ) -> Row:
+        """Check everything about a row but whether its numbers are finite, which the model does
+        for a whole batch at once."""
+        if len(obs) != model.obs_bytes:
+            raise InvalidRequest(
+                "obs",
+                f"obs has {len(obs) / 4:g} values; {model.label} takes {model.obs_bytes // 4}",
+            )
+        if len(avail_actions) != model.n_actions:
+            raise InvalidRequest(
+                "avail_actions",
+                f"avail_actions has {len(avail_actions)} values; "
+                f"{model.label} takes {model.n_actions}",
+            )
+        if avail_actions.strip(b"\0\1"):
+            raise InvalidRequest("avail_actions", "avail_actions has values other than 0 and 1")
+        if 1 not in avail_actions:
+            raise InvalidRequest("avail_actions", "avail_actions leaves no action to take")
+        _check_last_action(model, last_action)
+        return Row(obs, avail_actions, last_action, agent_id, hidden)
+
+
+def _check_last_action(model: AgentModel, last_action: int) -> None:
+    if not NO_ACTION <= last_action < model.n_actions:
+        raise InvalidRequest(
+            "last_action",
+            f"last_action must be {NO_ACTION} (none yet) to {model.n_actions - 1} "
+            f"for {model.label}",
+        )
+
+
+def _check_memory(model: AgentModel, agent_id: int, hidden: bytes, last_action: int | None) -> None:
+    if not 0 <= agent_id < model.n_agents:
+        raise AgentNotFound(f"{model.label} has agents 0 to {model.n_agents - 1}")
+    if not hidden:
+        return
+    if len(hidden) != model.hidden_bytes:
+        raise InvalidRequest(
+            "hidden",
+            f"hidden has {len(hidden) / 4:g} values; {model.label} takes {model.hidden_bytes // 4}",
+        )
+    if last_action is None:
+        raise InvalidRequest(
+            "last_action", f"last_action is needed with hidden ({NO_ACTION} if there was none)"
+        )

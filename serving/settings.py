@@ -1,0 +1,62 @@
+"""Every setting of the step service: read once, from the command line, then the environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Frozen. Each field can be set by the environment variable UNMIX_<NAME>."""
+
+    model_config = SettingsConfigDict(env_prefix="UNMIX_", frozen=True, extra="ignore")
+
+    models: Path = Field(Path("models"), description="Folder of the models: NAME/VERSION/.")
+    host: str = Field("127.0.0.1", description="Address that both doors listen on.")
+    http_port: int = Field(8000, ge=0, le=65535, description="Port of the REST door; 0: any free.")
+    grpc_port: int = Field(50051, ge=0, le=65535, description="Port of the gRPC door; 0: any free.")
+    device: Literal["cpu", "cuda"] = Field("cpu", description="Where the models run.")
+
+    max_batch: int = Field(512, ge=1, le=65536, description="Rows in one run of a model, at most.")
+    max_queue: int = Field(
+        4096, ge=1, description="Rows that may wait for one model; more are refused at once."
+    )
+    step_timeout_s: float = Field(
+        2.0, gt=0, description="Seconds a step may wait before it is given up."
+    )
+
+    max_body_bytes: int = Field(
+        256 * 1024, ge=1024, description="Largest HTTP body or gRPC message, in bytes."
+    )
+    receive_timeout_s: float = Field(
+        5.0, gt=0, description="Seconds an HTTP request may take to arrive."
+    )
+    keep_alive_s: int = Field(
+        60, ge=1, description="Seconds an HTTP connection may stay idle between requests."
+    )
+
+    max_sessions: int = Field(10_000, ge=1, description="REST sessions held at a time.")
+    session_ttl_s: float = Field(
+        600.0, gt=0, description="Seconds after its last step that a session is forgotten."
+    )
+    max_streams: int = Field(10_000, ge=1, description="Unit streams open at a time.")
+
+    drain_delay_s: float = Field(
+        0.0,
+        ge=0,
+        description="Seconds to stay up after SIGTERM, answering 'not ready', so that load "
+        "balancers look elsewhere.",
+    )
+    grace_s: float = Field(
+        10.0, ge=0, description="Seconds that running steps get to finish after that."
+    )
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least level that is logged."
+    )
+    log_format: Literal["auto", "console", "json"] = Field(
+        "auto", description="How logs are written; auto: for people on a terminal, else JSON lines."
+    )
