@@ -115,12 +115,13 @@ class QLearner:
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         grad_norm = nn.utils.clip_grad_norm_(self.parameters, self.config.grad_norm_clip)
+        loss = loss.detach()
         if not math.isfinite(float(loss + grad_norm)):
             raise NonFiniteLossError(self.gradient_steps + 1, float(loss), float(grad_norm))
         self.optimiser.step()
         self.gradient_steps += 1
         self._update_target(n_episodes)
-        return {"loss": loss.detach(), "grad_norm": grad_norm} | stats
+        return {"loss": loss, "grad_norm": grad_norm} | stats
 
     def loss(self, batch: EpisodeBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean squared TD error over steps (IQL: and agents), and statistics of it."""
@@ -162,6 +163,15 @@ class QLearner:
             self.target_agent.load_state_dict(self.agent.state_dict())
             self.target_mixer.load_state_dict(self.mixer.state_dict())
             self._last_target_update = now
+
+    def gradients(self) -> dict[str, Tensor]:
+        """The last backward pass's gradients by name: "agent.fc1.weight", "mixer.v.bias"..."""
+        return {
+            f"{part}.{name}": parameter.grad
+            for part, module in (("agent", self.agent), ("mixer", self.mixer))
+            for name, parameter in module.named_parameters()
+            if parameter.grad is not None
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on: networks, targets, optimiser, counters."""

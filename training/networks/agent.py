@@ -74,4 +74,4 @@ class DRQN(nn.Module):
         which = agent_id * n_choices + last_action.remainder(n_choices)
         one_hots = F.embedding(which, table.reshape(-1, self.hidden_dim))
         weight = self.fc1.weight[:, : self.obs_dim].t()
-        return torch.addmm(one_hots, obs, weight).relu()
+        return one_hots.addmm_(obs, weight).relu_()

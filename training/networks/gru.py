@@ -45,6 +45,8 @@ def packed_gru(
 
 
 class _PackedGRU(torch.autograd.Function):
+    """`gates` holds r, z and n side by side; every [R, ...] tensor is also a list of steps."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -57,23 +59,21 @@ class _PackedGRU(torch.autograd.Function):
         previous_rows: Tensor,
     ) -> Tensor:
         n_hidden = weight_hh.shape[1]
-        bias = bias_ih.clone()
-        bias[: 2 * n_hidden] += bias_hh[: 2 * n_hidden]
-        gates = torch.addmm(bias, x, weight_ih.t())
-        hidden, new_from_hidden = (x.new_empty(len(x), n_hidden) for _ in range(2))
-        weight_rz, weight_n = weight_hh[: 2 * n_hidden].t(), weight_hh[2 * n_hidden :].t()
-        bias_n = bias_hh[2 * n_hidden :]
+        two = 2 * n_hidden
+        bias = torch.cat([bias_ih[:two] + bias_hh[:two], 2 * bias_ih[two:]])
+        gates = torch.addmm(bias, x, torch.cat([weight_ih[:two], 2 * weight_ih[two:]]).t())
+        hidden, new_from_hidden = torch.empty_like(x), torch.empty_like(x)
+        weight_rz, weight_n = weight_hh[:two].t(), weight_hh[two:].t()
+        minus_one = x.new_tensor(-1.0)
         h = x.new_zeros(widths[0], n_hidden)
-        start = 0
-        for width in widths:
-            rows = slice(start, start + width)
-            start += width
-            h = h[:width]
-            rz, new = gates[rows].split_with_sizes([2 * n_hidden, n_hidden], 1)
-            from_hidden = torch.addmm(bias_n, h, weight_n, out=new_from_hidden[rows])
-            reset, update = rz.addmm_(h, weight_rz).sigmoid_().chunk(2, 1)
-            new.addcmul_(reset, from_hidden).tanh_()
-            h = torch.lerp(new, h, update, out=hidden[rows])
+        columns = (gates[:, :two], *gates.chunk(3, 1), new_from_hidden, hidden)
+        for rz, r, z, n, from_hidden, h_next in _steps(widths, columns):
+            h = h[: len(n)]
+            torch.addmm(bias_hh[two:], h, weight_n, out=from_hidden)
+            rz.addmm_(h, weight_rz).sigmoid_()
+            n.addcmul_(r, from_hidden, value=2).sigmoid_()
+            torch.add(minus_one, n, alpha=2, out=n)
+            h = torch.lerp(n, h, z, out=h_next)
         ctx.save_for_backward(
             x, weight_ih, weight_hh, gates, new_from_hidden, hidden, previous_rows
         )
@@ -85,32 +85,38 @@ class _PackedGRU(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight_ih, weight_hh, gates, new_from_hidden, hidden, previous_rows = ctx.saved_tensors
         widths = ctx.widths
-        grad = grads[0].clone()
         n_hidden = weight_hh.shape[1]
-        reset, update, new = gates.chunk(3, 1)
-        h_prev = torch.zeros_like(hidden)
-        torch.index_select(hidden, 0, previous_rows, out=h_prev[widths[0] :])
-        d_new = (1 - update) * (1 - new * new)
-        d_gates = x.new_empty(len(x), 3, n_hidden)
-        d_gates[:, 0] = d_new * new_from_hidden * reset * (1 - reset)
-        d_gates[:, 1] = (h_prev - new) * update * (1 - update)
-        d_gates[:, 2] = d_new * reset
-        end = len(x)
+        # Of the sums inside σ and tanh. The candidate's two parts differ by the factor r:
+        # `d_sums` has the one that reaches the hidden state, `d_n` the one that reaches x.
+        d_sums, d_n = torch.empty_like(gates), torch.empty_like(hidden)
+        d_hidden = grads[0].clone()  # becomes the whole gradient, by way of later steps too
+        columns = (*gates.chunk(3, 1), new_from_hidden, hidden, d_n, *d_sums.chunk(3, 1), d_sums)
+        steps = _steps(widths, columns)
+        d_h_steps = d_hidden.split(widths)
+        buffers = x.new_empty(3, widths[0], n_hidden)
         for t in range(len(widths) - 1, -1, -1):
-            width = widths[t]
-            start = end - width
-            d_h = grad[start:end]
-            d_sums = d_gates[start:end].mul_(d_h.unsqueeze(1)).view(width, -1)
-            if t:
-                before = start - widths[t - 1]
-                d_before = grad[before : before + width]
-                d_before.addcmul_(d_h, update[start:end]).addmm_(d_sums, weight_hh)
-            end = start
-        d_sums = d_gates.view(len(x), -1)
-        grad_weight_hh = d_sums[widths[0] :].t() @ h_prev[widths[0] :]
+            r, z, n, from_hidden, h, d_n_t, d_r, d_z, d_rn, d_sums_t = steps[t]
+            d_h = d_h_steps[t]
+            kept, new, spare = buffers[:, : widths[t]]
+            torch.mul(d_h, z, out=kept)
+            torch.sub(d_h, kept, out=new)
+            torch.ops.aten.tanh_backward.grad_input(new, n, grad_input=d_n_t)
+            # z (1 - z) (h_prev - n) is (1 - z) (h - n).
+            torch.mul(new, torch.sub(h, n, out=spare), out=d_z)
+            torch.mul(d_n_t, r, out=d_rn)
+            torch.mul(d_rn, from_hidden, out=spare)
+            torch.addcmul(spare, spare, r, value=-1, out=d_r)
+            if t > 0:
+                d_h_steps[t - 1][: widths[t]].add_(kept).addmm_(d_sums_t, weight_hh)
+        grad_weight_hh = d_sums[widths[0] :].t() @ hidden.index_select(0, previous_rows)
         grad_bias_hh = d_sums.sum(0)
-        torch.mul(grad, d_new, out=d_sums[:, 2 * n_hidden :])
-        grad_bias_ih = d_sums.sum(0)
+        d_sums[:, 2 * n_hidden :] = d_n
+        grad_bias_ih = torch.cat([grad_bias_hh[: 2 * n_hidden], d_n.sum(0)])
         grad_weight_ih = d_sums.t() @ x
         grad_x = d_sums @ weight_ih if ctx.needs_input_grad[0] else None
         return grad_x, grad_weight_ih, grad_weight_hh, grad_bias_ih, grad_bias_hh, None, None
+
+
+def _steps(widths: Sequence[int], columns: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+    """For every step its rows of each of these [R, ...] tensors: views, cut all at once."""
+    return list(zip(*(column.split(widths) for column in columns), strict=True))
