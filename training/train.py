@@ -1,0 +1,231 @@
+"""Train a team: `python -m training.train --map 3s5z`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.util
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+STARTED = time.monotonic()
+HINT = "training needs the `train` extra: pip install 'unmix[train]'"
+
+try:
+    import tyro
+
+    from training.actor import ActorError, LocalActor, ProcessActor, StoppedError
+    from training.config import ConfigError, TrainConfig, changed_settings, load_preset
+    from training.envs import check_task, default_map
+    from training.progress import Progress
+    from training.run_folder import RunFolder, RunFolderError, find_run_folder, new_run_folder
+except ModuleNotFoundError as missing:
+    sys.exit(f"{HINT} ({missing.name} is not installed)")
+
+if TYPE_CHECKING:
+    from training.actor import Actor
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the settings come from before the flags change them."""
+
+    preset: str = "tuned"
+    """tuned wins soonest on two cores, paper has PyMARL's numbers; or the path of a YAML of your
+    own, which holds only what differs from PyMARL's. The flags below go on top."""
+    resume: str | None = None
+    """Go on with this run, given by folder or name. Only its stop rules can be changed."""
+    runs_dir: Path = Path("runs")
+    """Where runs are kept."""
+
+
+@dataclass(frozen=True)
+class Command(Source):
+    """Train a team of agents with QMIX, VDN or IQL.
+
+    A run's folder holds its settings, metrics.jsonl, TensorBoard events, the learning curve and
+    checkpoints. Ctrl-C writes a checkpoint and ends the run (twice: at once). --resume goes on
+    exactly where it was, after a crash too: on a CPU the numbers are those of a run that was never
+    interrupted.
+
+    Examples:
+      python -m training.train --map 3s5z --until-win-rate 0.95
+      python -m training.train --map 8m --algo vdn --minutes 10 --name first-try
+      python -m training.train --resume first-try --minutes 10
+      python -m training.train --env two_step --env-steps 20000
+    """
+
+    name: str | None = None
+    """The new run's name; made of map, algorithm and seed if none is given."""
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0 also after a signal, 2 for a wrong setting, 1 for what went wrong
+    later."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if importlib.util.find_spec("torch") is None:
+        print(f"{HINT} (torch is not installed)", file=sys.stderr)
+        return 2
+    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
+    stop = StopSignal()
+    try:
+        folder, config, goes_on = choose_run(arguments)
+        return train(folder, config, goes_on, stop)
+    except (ConfigError, RunFolderError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def choose_run(arguments: Sequence[str]) -> tuple[RunFolder, TrainConfig, bool]:
+    """The run's folder, its settings, and whether it goes on with an earlier one.
+
+    Raises:
+        ConfigError: a setting is wrong, or must not change in a run that goes on.
+        RunFolderError: there is no such run, or there is one already.
+    """
+    source, _ = tyro.cli(
+        Source, args=arguments, default=Source(), add_help=False, return_unknown_args=True
+    )
+    if source.resume is None:
+        command = _add_flags(arguments, source, load_preset(source.preset))
+        config = with_default_map(command.config)
+        task = config.task
+        try:
+            check_task(task.env, task.map_name, task.env_args)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        return new_run_folder(command.runs_dir, config, command.name), config, False
+    folder = find_run_folder(source.runs_dir, source.resume)
+    before = folder.load_config()
+    command = _add_flags(arguments, source, before)
+    changes = changed_settings(before, command.config)
+    changes += [f"preset: {source.preset}"] if source.preset != Source.preset else []
+    changes += [f"name: {command.name}"] if command.name is not None else []
+    if changes:
+        raise ConfigError(
+            f"{folder.path}: a run that goes on keeps its settings but for when to stop; "
+            f"changed: {'; '.join(changes)}"
+        )
+    return folder, command.config, True
+
+
+def _add_flags(arguments: Sequence[str], source: Source, config: TrainConfig) -> Command:
+    return tyro.cli(
+        Command,
+        prog="python -m training.train",
+        args=arguments,
+        default=Command(**vars(source), config=config),
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+
+
+def train(folder: RunFolder, config: TrainConfig, goes_on: bool, stop: StopSignal) -> int:
+    """Run to the end; see `main` for the exit code."""
+    device = choose_device(config.play.device)
+    with folder.lock(), playing(config, device) as actor, telling(config) as progress:
+        # Imported now: the playing process is on its way, and torch takes two seconds.
+        import torch
+
+        from training import checkpoint
+        from training.algorithms.q_learner import NonFiniteLossError
+        from training.replay import ReplayTooLargeError
+        from training.rollout import ReplayMismatchError
+        from training.trainer import Trainer
+
+        if device == "cpu":
+            torch.set_num_threads(1)  # playing and learning have a core each
+        try:
+            saved = checkpoint.load_last(folder) if goes_on else None
+            checkpoint.tidy(folder)
+            folder.save_config(config)
+            info = actor.start(saved["rollout"] if saved is not None else None)
+            trainer = Trainer(config, folder, info, device, actor, progress, stop, STARTED, saved)
+            reason = trainer.run()
+        except StoppedError:
+            progress.say("stopped before the first round; nothing is lost")
+            return 0
+        except (
+            ActorError,
+            NonFiniteLossError,
+            ReplayMismatchError,
+            ReplayTooLargeError,
+            checkpoint.CheckpointError,
+        ) as error:
+            progress.say(f"error: {error}")
+            progress.say(f"the last good checkpoint is in {folder.checkpoints}")
+            return 1
+        progress.say(f"ended by {reason}; the run is in {folder.path}")
+    return 0
+
+
+def with_default_map(config: TrainConfig) -> TrainConfig:
+    """`config` with the map that is played where none is named."""
+    task = config.task
+    named = dataclasses.replace(task, map_name=task.map_name or default_map(task.env))
+    return dataclasses.replace(config, task=named)
+
+
+def choose_device(wanted: str) -> str:
+    """cpu or cuda.
+
+    Raises:
+        ConfigError: cuda is wanted, and torch finds none.
+    """
+    drivers = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg")
+    if wanted == "cpu" or (wanted == "auto" and not any(Path(p).exists() for p in drivers)):
+        return "cpu"  # known without importing torch
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if wanted == "cuda":
+        raise ConfigError("device: torch finds no cuda device here")
+    return "cpu"
+
+
+@contextlib.contextmanager
+def playing(config: TrainConfig, device: str) -> Iterator[Actor]:
+    actor = ProcessActor(config, device) if device == "cpu" else LocalActor(config, device)
+    try:
+        yield actor
+    finally:
+        actor.close()
+
+
+@contextlib.contextmanager
+def telling(config: TrainConfig) -> Iterator[Progress]:
+    progress = Progress(config.stop.t_max)
+    try:
+        yield progress
+    finally:
+        progress.close()
+
+
+class StopSignal:
+    """Turns true at the first SIGINT or SIGTERM; a second SIGINT ends the process at once."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._ask)
+
+    def __call__(self) -> bool:
+        return self._asked
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self._asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
