@@ -27,8 +27,9 @@ _OUTPUTS = ("action", "q_values", "next_hidden")
 _PROVIDERS: dict[Device, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _PADDED_ROWS = 32
 """Rows of every run on a machine whose results depend on the number of rows."""
-_MEMORY_LIMIT = 1.001
-"""A memory is a weighted mean of tanh values; the rest is room for rounding."""
+_LIMITS: dict[Literal["obs", "hidden"], float] = {"obs": 1e6, "hidden": 1.001}
+"""How large a number may be. A memory is a weighted mean of tanh values (the rest is room for
+rounding), and with observations and weights within a million no sum in the network overflows."""
 
 
 class Row(NamedTuple):
@@ -142,14 +143,13 @@ class AgentModel:
 
     def _bad_inputs(self, feed: Feed) -> dict[int, BadRow]:
         """By row, what must not reach the network: it never forgets a NaN."""
-        obs, hidden = feed["obs"], feed["hidden"]
         bad: dict[int, BadRow] = {}
-        if not np.isfinite(obs).all():
-            for index, column in np.argwhere(~np.isfinite(obs)).tolist():
-                bad.setdefault(index, BadRow("obs", f"obs[{column}] is not a finite number"))
-        if not (np.abs(hidden) <= _MEMORY_LIMIT).all():
-            for index, column in np.argwhere(~(np.abs(hidden) <= _MEMORY_LIMIT)).tolist():
-                bad.setdefault(index, BadRow("hidden", f"hidden[{column}] is not within [-1, 1]"))
+        for field, limit in _LIMITS.items():
+            usable = np.abs(feed[field]) <= limit  # False for a NaN
+            if not usable.all():
+                for index, column in np.argwhere(~usable).tolist():
+                    message = f"{field}[{column}] is not a number in [-{limit:g}, {limit:g}]"
+                    bad.setdefault(index, BadRow(field, message))
         return bad
 
     def _results(
@@ -161,7 +161,7 @@ class AgentModel:
     ) -> list[StepResult | BadRow]:
         q_bytes, hidden_bytes = q_values.tobytes(), next_hidden.tobytes()
         q_size, hidden_size = 4 * self.n_actions, self.hidden_bytes
-        results: list[StepResult | BadRow] = [
+        return [
             StepResult(
                 chosen,
                 q_bytes[index * q_size : (index + 1) * q_size],
@@ -169,13 +169,6 @@ class AgentModel:
             )
             for index, chosen in enumerate(action[:n].tolist())
         ]
-        # Finite observations can still be so large that sums overflow.
-        finite, bounded = np.isfinite(q_values), np.abs(next_hidden) <= _MEMORY_LIMIT
-        if not (finite.all() and bounded.all()):
-            usable = np.logical_and(finite.all(axis=1), bounded.all(axis=1))
-            for index in np.flatnonzero(~usable[:n]):
-                results[index] = BadRow("obs", "obs holds numbers too large to compute with")
-        return results
 
     def _check_signature(self) -> None:
         obs, actions = f"[N, {self._obs_dim}]", f"[N, {self.n_actions}]"
@@ -264,8 +257,8 @@ class AgentModel:
             if isinstance(result, BadRow):
                 raise ModelInvalid(f"golden row {index}: {result.message}")
             error = max(
-                np.abs(np.frombuffer(result.q_values, "<f4") - np.array(row.q_values)).max(),
-                np.abs(np.frombuffer(result.next_hidden, "<f4") - np.array(row.next_hidden)).max(),
+                _relative_error(result.q_values, row.q_values),
+                _relative_error(result.next_hidden, row.next_hidden),
             )
             if result.action != row.action or not error <= golden.tolerance:
                 raise ModelInvalid(
@@ -292,6 +285,12 @@ def _open_session(model: bytes, device: Device) -> ort.InferenceSession:
     if session.get_providers()[0] != wanted:
         raise ModelInvalid(f"onnxruntime did not get {wanted} to run here")
     return session
+
+
+def _relative_error(found: bytes, expected: Sequence[float]) -> float:
+    """The largest difference, relative to the value where that is over 1 in size."""
+    values = np.array(expected)
+    return float((np.abs(np.frombuffer(found, "<f4") - values) / np.fmax(1, abs(values))).max())
 
 
 def _first_line(error: Exception) -> str:

@@ -40,7 +40,7 @@ class Batcher:
         A row whose future is cancelled before its turn is not run.
 
         Args:
-            deadline: by the event loop's clock; a row still waiting then is not run.
+            deadline: by `time.monotonic`; a row still waiting then is not run.
 
         Raises:
             Overloaded: the queue is full.
@@ -59,14 +59,14 @@ class Batcher:
             self._loop.call_soon(self._flush)
         if not batch:
             return
-        start = time.perf_counter()
+        start = time.monotonic()
         try:
             results = self._model.step([waiting.row for waiting in batch])
         except Exception as error:  # whatever it is, somebody waits for each of these
             for waiting in batch:
                 waiting.answer.set_exception(error)
             return
-        self.metrics.seconds.observe(time.perf_counter() - start)
+        self.metrics.seconds.observe(time.monotonic() - start)
         self.metrics.rows.observe(len(batch))
         for waiting, result in zip(batch, results, strict=True):
             if isinstance(result, BadRow):
@@ -76,7 +76,7 @@ class Batcher:
 
     def _take(self) -> list[_Waiting]:
         """The next rows that somebody still waits for."""
-        now = self._loop.time()
+        now = time.monotonic()  # the event loop's own clock may tick in whole milliseconds
         batch: list[_Waiting] = []
         while self._queue and len(batch) < self._max_rows:
             waiting = self._queue.popleft()

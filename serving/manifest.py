@@ -84,7 +84,7 @@ class GoldenRow(_Strict):
 
 class Golden(_Strict):
     tolerance: Annotated[float, Field(gt=0, le=1e-3)]
-    """Largest difference of any q value or memory from the exporter's."""
+    """Largest difference of any q value or memory from the exporter's, relative to those over 1."""
     rows: Annotated[list[GoldenRow], Field(min_length=1, max_length=64)]
 
 

@@ -30,6 +30,7 @@ MAX_MODEL_BYTES = 16 * 1024 * 1024
 MAX_FILE_BYTES = 4 * 1024 * 1024
 """For the manifest, the model card and pictures."""
 MAX_NODES = 500
+MAX_WEIGHT = 1e6
 OPSETS = range(13, 27)
 # fmt: off
 OPERATORS = frozenset({
@@ -246,8 +247,10 @@ def _check_weights(tensor: onnx_pb.TensorOutline) -> None:
         if len(tensor.raw_data) % 4:
             raise ModelInvalid("the model holds an initializer of broken length")
         values = np.frombuffer(tensor.raw_data, "<f4") if tensor.raw_data else tensor.float_data
-        if not np.isfinite(values).all():
-            raise ModelInvalid("the model holds weights that are not finite")
+        if not (np.abs(values) <= MAX_WEIGHT).all():
+            raise ModelInvalid(
+                f"the model holds weights that are no numbers in [-{MAX_WEIGHT:g}, {MAX_WEIGHT:g}]"
+            )
 
 
 def _read_checked(path: Path, file: File) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import NamedTuple
 
 from serving.agent_model import AgentModel, Row, StepResult
@@ -58,7 +59,6 @@ class AgentService:
         self.metrics = metrics
         metrics.n_refused = lambda: sum(not status.model for status in repository.statuses())
         self._settings = settings
-        self._loop = asyncio.get_running_loop()
         self._batchers: dict[AgentModel, Batcher] = {}
         self._draining = False
         self._in_flight = 0
@@ -182,7 +182,7 @@ class AgentService:
     ) -> StepResult:
         self.check_accepting()
         limit = self._settings.step_timeout_s
-        start = self._loop.time()
+        start = time.monotonic()
         answer = self._batcher(model).submit(
             row, start + (limit if timeout_s is None else min(timeout_s, limit))
         )
@@ -194,7 +194,7 @@ class AgentService:
             self._in_flight -= 1
             if not self._in_flight:
                 self._idle.set()
-        self.metrics.seconds[door].observe(self._loop.time() - start)
+        self.metrics.seconds[door].observe(time.monotonic() - start)
         self.metrics.requests[door, "ok"] += 1
         return result
 

@@ -10,11 +10,10 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
 from training.onnx_graph import build_graph
 
@@ -89,12 +88,16 @@ class Policy:
         from_h = weights["rnn.weight_hh"] @ hidden.astype(np.float64) + weights["rnn.bias_hh"]
         x_r, x_z, x_n = np.split(from_x, 3)
         h_r, h_z, h_n = np.split(from_h, 3)
-        r, z = 1 / (1 + np.exp(-(x_r + h_r))), 1 / (1 + np.exp(-(x_z + h_z)))
+        r, z = _sigmoid(x_r + h_r), _sigmoid(x_z + h_z)
         n = np.tanh(x_n + r * h_n)
         next_hidden = (1 - z) * n + z * hidden
         q_values = weights["fc2.weight"] @ next_hidden + weights["fc2.bias"]
         action = int(np.argmax(np.where(avail_actions, q_values, -np.inf)))
         return action, q_values.astype(np.float32), next_hidden.astype(np.float32)
+
+
+def _sigmoid(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return 0.5 * (1 + np.tanh(x / 2))
 
 
 def golden_rows(policy: Policy, n: int = 8) -> list[dict[str, Any]]:
@@ -169,7 +172,13 @@ def golden(policy: Policy) -> dict[str, Any]:
     return {"tolerance": 1e-5, "rows": golden_rows(policy)}
 
 
-def write_model(folder: Path, graph: onnx.ModelProto, manifest: dict[str, Any]) -> None:
+class Serializable(Protocol):
+    """A protobuf message, or bytes in its place."""
+
+    def SerializeToString(self) -> bytes: ...  # noqa: N802 - protobuf's name
+
+
+def write_model(folder: Path, graph: Serializable, manifest: dict[str, Any]) -> None:
     """Write the model's file and a manifest that describes it, whatever they hold."""
     files = {"model.onnx": graph.SerializeToString(), "MODEL_CARD.md": b"# Random weights\n"}
     for name, data in files.items():

@@ -1,0 +1,92 @@
+"""A real server process, on ports that the system chooses."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+START_S = 30.0
+
+
+class RunningServer:
+    """`python -m serving.server` between `__enter__` and `__exit__`.
+
+    Leaving the block stops it, and fails if it did not exit cleanly or logged a traceback.
+    """
+
+    def __init__(
+        self,
+        models: Path,
+        settings: Mapping[str, Any] | None = None,
+        python: str = sys.executable,
+        cwd: Path | None = None,
+    ) -> None:
+        clean = {name: value for name, value in os.environ.items() if "UNMIX" not in name}
+        given = {f"UNMIX_{name.upper()}": str(value) for name, value in (settings or {}).items()}
+        command = [python, "-m", "serving.server", "--models", str(models)]
+        self.process = subprocess.Popen(
+            [*command, "--http-port", "0", "--grpc-port", "0", "--log-format", "json"],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=clean | given | {"OMP_NUM_THREADS": "1"},
+            cwd=cwd,
+        )
+        self.log: list[str] = []
+        self._ready = threading.Event()
+        self.rest = self.grpc = ""
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.log.append(line)
+            event = json.loads(line) if line.startswith("{") else {}
+            if event.get("event") == "ready":
+                self.rest = event["rest"]
+                self.grpc = event["grpc"].removeprefix("grpc://")
+                self._ready.set()
+        self._ready.set()
+
+    def __enter__(self) -> Self:
+        self._ready.wait(START_S)
+        if not self.rest:
+            self.process.kill()
+            raise AssertionError("the server did not start:\n" + "".join(self.log))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        code = self.stop()
+        log = "".join(self.log)
+        assert code == 0, log
+        assert "Traceback" not in log, log
+
+    def terminate(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+
+    def stop(self) -> int:
+        """Ask it to stop and wait; the exit status."""
+        if self.process.poll() is None:
+            self.terminate()
+        try:
+            code = self.process.wait(START_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+        self._reader.join(START_S)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+        return code
