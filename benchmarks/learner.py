@@ -24,6 +24,7 @@ import tyro
 
 from benchmarks.padded_loop import LoopLearner, PaddedBatch, pad
 from training.algorithms.q_learner import LearnerConfig, QLearner
+from training.allocator import keep_freed_memory
 from training.replay import ReplayBuffer, replay_size
 from training.types import EnvInfo, Episode, EpisodeBatch
 
@@ -168,6 +169,7 @@ def _seconds(call: Callable[[], object]) -> float:
 
 
 def main(options: Options) -> None:
+    keep_freed_memory()  # as a run does
     print("lengths  threads  mean length  learner ms  padded loop ms  ratio  sample ms")
     rows = []
     for kind in LENGTHS:

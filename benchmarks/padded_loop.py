@@ -193,7 +193,7 @@ class LoopLearner:
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self.parameters, self.config.grad_norm_clip)
         self.optimiser.step()
-        return float(loss), float(norm)
+        return float(loss.detach()), float(norm)
 
     def loss(self, batch: PaddedBatch) -> Tensor:
         q_values = self.agent.unroll(batch)

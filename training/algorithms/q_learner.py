@@ -127,8 +127,10 @@ class QLearner:
         """The mean squared TD error over steps (IQL: and agents), and statistics of it."""
         q_values = self.agent.unroll(batch)  # [R, A, U]
         targets = self._targets(batch, q_values.detach())
-        chosen = q_values[batch.step_rows].gather(2, batch.actions[:, :, None])[:, :, 0]
-        q_taken = self.mixer(chosen, batch.state[batch.step_rows])  # [K, M]
+        rows = batch.step_rows
+        taken = batch.actions.new_zeros(q_values.shape[:2]).index_copy_(0, rows, batch.actions)
+        chosen = q_values.gather(2, taken[:, :, None])[:, :, 0].index_select(0, rows)
+        q_taken = self.mixer(chosen, batch.state.index_select(0, rows))  # [K, M]
         td_error = q_taken - targets
         with torch.no_grad():
             per_agent = q_taken.shape[1] / self.n_agents

@@ -62,8 +62,11 @@ class DRQN(nn.Module):
         agents = agent_id[: self.n_agents]
         previous_rows = (batch.step_rows[:, None] * self.n_agents + agents).view(-1)
         hidden = packed_gru(x, widths, previous_rows, self.rnn)
-        q_values: Tensor = self.fc2(hidden)
-        return q_values.view(n_rows, self.n_agents, self.n_actions)
+        # Products whose width is no multiple of 16 take twice as long.
+        spare = -self.n_actions % 16
+        weight, bias = F.pad(self.fc2.weight, (0, 0, 0, spare)), F.pad(self.fc2.bias, (0, spare))
+        q_values = F.linear(hidden, weight, bias)[:, : self.n_actions]
+        return q_values.unflatten(0, (n_rows, self.n_agents))
 
     def _first_layer(self, obs: Tensor, last_action: Tensor, agent_id: Tensor) -> Tensor:
         """[N, H] after the ReLU."""
