@@ -1,0 +1,122 @@
+"""Movement: where a unit heads, how it walks round those who stand, and keeping units apart."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from training.envs.skirmish.scenario import MAP_SIZE
+from training.envs.skirmish.world import GRAIN, STOP, TURNS, Aim, Tables, World, on_grain
+
+SEPARATION_PASSES = 2
+TURN_COSINE, TURN_SINE = 0.4617486, 0.8870108  # of 62.5 degrees, the turn of one game loop
+CHANGE_SIDE = 60.0  # degrees of turn that a unit rather takes than to change sides
+NUDGE = 1 / 64  # walked beyond the edge of weapon range, so that rounding never leaves it short
+
+
+def move(world: World, tables: Tables, line: Aim) -> World:
+    """Every unit that is under way takes its step; overlaps are pushed apart; walls hold.
+
+    Who swings or has its target in weapon range stands. Movers yield to those who stand and
+    share the push among themselves; enemies block each other as friends do. A unit walks once
+    it faces its way.
+    """
+    chases = world.target >= 0
+    to_x = torch.where(chases, line.dx, world.goal_x - world.x)
+    to_y = torch.where(chases, line.dy, world.goal_y - world.y)
+    length = torch.sqrt(to_x * to_x + to_y * to_y)
+    remaining = torch.where(chases, line.beyond + NUDGE, length)
+    has_way = torch.where(chases, line.beyond > 0, (world.order != STOP) & (length > 0))
+    walks = (world.health > 0) & (world.windup < 0) & has_way
+    norm = length.clamp_min(1 / GRAIN)
+    to_x, to_y = to_x / norm, to_y / norm
+    cosine, sine, side, blocked = _free_turn(world, tables, walks, to_x, to_y)
+    way_x, way_y = to_x * cosine - to_y * sine, to_x * sine + to_y * cosine
+    face_x, face_y, faces = turned(world, way_x, way_y)
+    goes = walks & ~blocked
+    step = torch.minimum(tables.speed, remaining).masked_fill(~(goes & faces), 0.0)
+    x = world.x + on_grain(way_x * step)
+    y = world.y + on_grain(way_y * step)
+    x, y = _push_apart(world, tables, walks, x, y)
+    x, y = _stay_on_ground(world, tables, x, y)
+    face_x = torch.where(goes, face_x, world.face_x)
+    face_y = torch.where(goes, face_y, world.face_y)
+    return replace(world, x=x, y=y, side=side, face_x=face_x, face_y=face_y)
+
+
+def turned(world: World, way_x: Tensor, way_y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The facing after one loop of turning toward a way (a unit vector), and whether it faces it."""
+    along = world.face_x * way_x + world.face_y * way_y
+    across = world.face_x * way_y - world.face_y * way_x
+    faces = along >= TURN_COSINE
+    sine = torch.where(across < 0, -TURN_SINE, TURN_SINE)
+    face_x = world.face_x * TURN_COSINE - world.face_y * sine
+    face_y = world.face_x * sine + world.face_y * TURN_COSINE
+    return torch.where(faces, way_x, face_x), torch.where(faces, way_y, face_y), faces
+
+
+def _free_turn(
+    world: World, tables: Tables, walks: Tensor, to_x: Tensor, to_y: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The least turn off a way (a unit vector) that does not run into somebody standing close by.
+
+    A heading runs into a circle of radius c at distance d if the circle's centre lies within
+    asin(c / d) of it, that is if the centre's component along the heading exceeds
+    sqrt(d^2 - c^2). A unit that walks round somebody keeps to the side it has chosen.
+    Returns cosine and sine of the turn, its side, and whether every heading is blocked; [N, B].
+    """
+    dx, dy = world.x[None] - world.x[:, None], world.y[None] - world.y[:, None]
+    squared = dx * dx + dy * dy
+    stands = (world.health > 0) & ~walks
+    in_way = (
+        stands[None] & (squared < tables.notice) & (tables.index[None] != world.target[:, None])
+    )
+    tangent = torch.sqrt((squared - tables.clearance_squared).clamp_min(0))
+    tangent = tangent.masked_fill(~in_way, torch.inf)
+    ahead = dx * to_x[:, None] + dy * to_y[:, None]
+    aside = dy * to_x[:, None] - dx * to_y[:, None]  # positive to the left
+    inside = [(ahead - tangent).amax(1)]
+    for cosine, sine in TURNS:
+        along, across = ahead * cosine - tangent, aside * sine
+        inside += [(along + across).amax(1), (along - across).amax(1)]
+    changes = world.side[None] * tables.turn_side < 0
+    cost = tables.turn_cost + changes * CHANGE_SIDE
+    least, choice = cost.masked_fill(torch.stack(inside) > 0, torch.inf).min(0)
+    blocked = torch.isinf(least)
+    side = torch.where(blocked, world.side, tables.turn_sides[choice])
+    return tables.turn_cosine[choice], tables.turn_sine[choice], side, blocked
+
+
+def _push_apart(
+    world: World, tables: Tables, walks: Tensor, x: Tensor, y: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Move units that overlap away from each other; who stands makes room only for who stands."""
+    alive = world.health > 0
+    yields = walks.to(x.dtype) * 0.5
+    share = (0.5 + yields[:, None]) - yields[None]
+    share = share.masked_fill(~(alive[None] & alive[:, None] & tables.other), 0.0)
+    for _ in range(SEPARATION_PASSES):
+        # The tiny `apart` tells two units on the very same spot which way to go.
+        dx = (x[None] - x[:, None]) + tables.apart
+        dy = y[None] - y[:, None]
+        distance = torch.sqrt(dx * dx + dy * dy).clamp_min(1 / GRAIN)
+        push = (tables.clearance / distance - 1).clamp_min(0) * share
+        x = x - on_grain(push * dx).sum(1)
+        y = y - on_grain(push * dy).sum(1)
+    return x, y
+
+
+def _stay_on_ground(world: World, tables: Tables, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Cancel, axis by axis, a displacement that would bring a unit's circle over a wall."""
+    step_x, step_y = x - world.x, y - world.y
+    x = torch.where(_pathable(tables, x + tables.separation * step_x.sign(), world.y), x, world.x)
+    y = torch.where(_pathable(tables, x, y + tables.separation * step_y.sign()), y, world.y)
+    return x, y
+
+
+def _pathable(tables: Tables, x: Tensor, y: Tensor) -> Tensor:
+    column = (x + 1).clamp(0, MAP_SIZE + 1).to(torch.int64)
+    row = (y + 1).clamp(0, MAP_SIZE + 1).to(torch.int64)
+    return tables.pathable[column * (MAP_SIZE + 2) + row]

@@ -1,0 +1,72 @@
+"""SMAC's reward and its battle-end code (spec §3), on [N, B] tensors of health and shields."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from training.envs.skirmish.options import SkirmishOptions
+from training.envs.skirmish.scenario import Scenario
+
+UNDECIDED, WON, LOST, DRAWN = 0, 1, 2, 3
+
+
+def max_reward(scenario: Scenario, options: SkirmishOptions) -> float:
+    """The sum of all shaped rewards of a win without enemy regeneration, before scaling."""
+    enemies = scenario.enemy_units
+    return (
+        len(enemies) * options.reward_death_value
+        + options.reward_win
+        + sum(unit.health + unit.shield for unit in enemies)
+    )
+
+
+def battle_code(health: Tensor, n_allies: int) -> Tensor:
+    """[B] int64: UNDECIDED, WON, LOST, or DRAWN when both sides died in the same step."""
+    allies, enemies = (health[:n_allies] > 0).any(0), (health[n_allies:] > 0).any(0)
+    code = torch.where(allies & ~enemies, WON, UNDECIDED)
+    code = torch.where(~allies & enemies, LOST, code)
+    return torch.where(~allies & ~enemies, DRAWN, code)
+
+
+@dataclass(frozen=True)
+class Reward:
+    """Computes the team's reward of a step from the units before and after it."""
+
+    options: SkirmishOptions
+    n_allies: int
+    max_reward: float
+
+    def __call__(
+        self,
+        health_before: Tensor,
+        shield_before: Tensor,
+        health: Tensor,
+        shield: Tensor,
+        code: Tensor,
+    ) -> Tensor:
+        """[B] float32. The dead are those of health 0; who was dead before no longer counts."""
+        options, n = self.options, self.n_allies
+        if options.reward_sparse:
+            reward = (code == WON).float() - (code == LOST).float()
+        else:
+            counted = health_before > 0
+            before = health_before + shield_before
+            now = torch.where(health > 0, health + shield, 0.0)
+            # All these are multiples of 1/8, which float32 adds exactly in any order.
+            lost = torch.where(counted, before - now, 0.0)
+            died = (counted & (health <= 0)).float() * options.reward_death_value
+            gained = lost[n:].sum(0) + died[n:].sum(0)
+            if options.reward_only_positive:
+                # SMAC takes the absolute value: a net regeneration of the enemy pays too.
+                reward = gained.abs()
+            else:
+                paid = lost[:n].sum(0) + died[:n].sum(0)
+                reward = gained - options.reward_negative_scale * paid
+            reward = reward + torch.where(code == WON, options.reward_win, 0.0)
+            reward = reward + torch.where(code == LOST, options.reward_defeat, 0.0)
+        if options.reward_scale:
+            reward = reward / (self.max_reward / options.reward_scale_rate)
+        return reward
