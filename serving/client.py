@@ -409,7 +409,7 @@ class _HttpConnection:
         content = await reader.readexactly(int(headers.get("content-length", 0)))
         if headers.get("connection", "").lower() == "close":
             await self.close()
-        return int(first.split()[1]), json.loads(content) if content else None
+        return int(first[9:12]), json.loads(content) if content else None
 
     async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         # The server may have hung up on an idle connection.
@@ -636,6 +636,8 @@ def _stub(channel: grpc.aio.Channel) -> Any:
 
 
 def _grpc_error(code: grpc.StatusCode, details: str | None) -> ServingClientError:
+    if code is grpc.StatusCode.CANCELLED:  # not by us: so a server ends what it will not answer
+        code = grpc.StatusCode.UNAVAILABLE
     return ServingClientError(code.name, details or "no details")
 
 

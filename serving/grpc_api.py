@@ -99,7 +99,7 @@ class GrpcApi:
         except TimeoutError:
             logger.warning("%d calls are cut short", self._calls)
         # What is left now waits for ever: those who watch the health, or keep reflection open.
-        await self._server.stop(0.05)
+        await self._server.stop(0.1)
 
     def _handlers(self) -> grpc.GenericRpcHandler:
         unary, stream = grpc.unary_unary_rpc_method_handler, grpc.stream_stream_rpc_method_handler

@@ -14,7 +14,7 @@ from asyncio.events import TimerHandle
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import structlog
 import typer
@@ -128,6 +128,34 @@ class _HttpServer(uvicorn.Server):
         yield
 
 
+class _Joining:
+    """A transport that sends what is written in one turn of the event loop at once.
+
+    Else an answer's head and its body would be two system calls and two packets.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._written: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        if not self._written:
+            self._loop.call_soon(self._flush)
+        self._written.append(data)
+
+    def _flush(self) -> None:
+        if self._written:
+            self._transport.write(b"".join(self._written))
+            self._written.clear()
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
 class _PatientlessProtocol(HttpToolsProtocol):
     """HTTP/1.1 whose requests have to arrive in time: a caller that stalls is hung up on."""
 
@@ -135,7 +163,7 @@ class _PatientlessProtocol(HttpToolsProtocol):
     _arrival: TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(cast(asyncio.Transport, _Joining(transport, self.loop)))
         self._expect()
 
     def on_message_begin(self) -> None:
@@ -224,14 +252,43 @@ def _configure_logging(settings: Settings) -> None:
     )
 
 
+_FLAGS = ("models", "host", "http_port", "grpc_port", "device", "log_level", "log_format")
+
+
+def _variable(field: str) -> str:
+    return f"UNMIX_{field.upper()}"
+
+
 def _option(field: str) -> Any:
     info = Settings.model_fields[field]
     return typer.Option(
-        help=f"{info.description} [env: UNMIX_{field.upper()}]",
-        show_default=str(info.default),
+        help=f"{info.description} Default: {info.default}, or {_variable(field)}.",
+        show_default=False,
     )
 
 
+_HELP = """
+Serve the models of a folder over REST and gRPC.
+
+Each request steps one agent: its own observation in, its action out. Memory is either the
+caller's (it gets `next_hidden` and sends it back as `hidden`) or the service's (a gRPC stream
+per unit, or a REST session).
+
+REST is documented at http://HOST:HTTP_PORT/docs, gRPC in proto/unmix/v1/agent_service.proto
+and by reflection. Probes: /livez, /readyz and grpc.health.v1. Prometheus: /metrics.
+
+SIGTERM or Ctrl-C: not ready, nothing new, finish what runs, exit 0.
+"""
+_MORE = "More settings, from the environment:\n\n" + "\n\n".join(
+    f"{_variable(field)}: {info.description} Default: {info.default}."
+    for field, info in Settings.model_fields.items()
+    if field not in _FLAGS
+)
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+@app.command(help=_HELP, epilog=_MORE)
 def command(
     models: Annotated[Path | None, _option("models")] = None,
     host: Annotated[str | None, _option("host")] = None,
@@ -241,21 +298,6 @@ def command(
     log_level: Annotated[str | None, _option("log_level")] = None,
     log_format: Annotated[str | None, _option("log_format")] = None,
 ) -> None:
-    """Serve the models of a folder over REST and gRPC.
-
-    Each request steps one agent: its own observation in, its action out. Memory is either the
-    caller's (it gets `next_hidden` and sends it back as `hidden`) or the service's (a gRPC stream
-    per unit, or a REST session).
-
-    REST is documented at http://HOST:HTTP_PORT/docs, gRPC in proto/unmix/v1/agent_service.proto
-    and by reflection. /livez, /readyz and grpc.health.v1 answer probes, /metrics Prometheus.
-
-    SIGTERM or Ctrl-C: not ready, nothing new, finish what runs, exit 0.
-
-    More settings are read from the environment: UNMIX_MAX_BATCH, UNMIX_MAX_QUEUE,
-    UNMIX_STEP_TIMEOUT_S, UNMIX_MAX_BODY_BYTES, UNMIX_RECEIVE_TIMEOUT_S, UNMIX_KEEP_ALIVE_S,
-    UNMIX_MAX_SESSIONS, UNMIX_SESSION_TTL_S, UNMIX_MAX_STREAMS, UNMIX_DRAIN_DELAY_S, UNMIX_GRACE_S.
-    """
     given = {name: value for name, value in locals().items() if value is not None}
     try:
         check_engine()
@@ -272,7 +314,8 @@ def command(
 
 
 def main() -> None:
-    typer.run(command)
+    """The entry point of `unmix-serve`."""
+    app()
 
 
 if __name__ == "__main__":

@@ -45,10 +45,10 @@ class Settings(BaseSettings):
     max_streams: int = Field(10_000, ge=1, description="Unit streams open at a time.")
 
     drain_delay_s: float = Field(
-        0.0,
+        0.25,
         ge=0,
-        description="Seconds to stay up after SIGTERM, answering 'not ready', so that load "
-        "balancers look elsewhere.",
+        description="Seconds to stay up after SIGTERM, turning callers away: more, where load "
+        "balancers have to notice first.",
     )
     grace_s: float = Field(
         10.0, ge=0, description="Seconds that running steps get to finish after that."

@@ -62,9 +62,11 @@ class Policy:
             "fc2.weight": (dims.n_actions, hidden),
             "fc2.bias": (dims.n_actions,),
         }
-        # Wider than a fresh network's, so that memory and ids move the choice.
+        # Wider than a fresh network's, biases apart, so that memory and ids move the choice.
         self.weights: dict[str, Array] = {
-            name: random.normal(0, 1.5 / np.sqrt(shape[-1]), shape).astype(np.float32)
+            name: random.normal(0, 0.1 if len(shape) == 1 else 2 / np.sqrt(shape[1]), shape).astype(
+                np.float32
+            )
             for name, shape in shapes.items()
         }
 
