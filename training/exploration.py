@@ -70,7 +70,9 @@ def choose(q_values: Tensor, avail_actions: Tensor, explore: Tensor, draw: Tenso
         [...] int64.
     """
     counts = avail_actions.cumsum(-1)
-    wanted = (draw * counts[..., -1]).long()
+    n_available = counts[..., -1]
+    # The largest draw below 1, times the count, is rounded up to the count itself.
+    wanted = (draw * n_available).long().minimum(n_available - 1)
     # The (wanted + 1)-th available action: the first at which the count exceeds `wanted`.
     random_action = (counts > wanted[..., None]).byte().argmax(-1)
     return torch.where(explore, random_action, greedy(q_values, avail_actions))

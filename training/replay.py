@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from training.types import BattleRecord, EnvInfo, Episode, EpisodeBatch
 
 IntArray = npt.NDArray[np.int64]
 DEFAULT_MAX_BYTES = 1_000_000_000
+CONTROL_GROUP = Path("/sys/fs/cgroup")
 
 
 class ReplayTooLargeError(MemoryError):
@@ -151,7 +152,8 @@ class ReplayBuffer:
         slot = self._next % self.size.episode_capacity
         self._starts[slot], self._lengths[slot] = self._next_row, length
         self._terminal[slot] = episode.terminal
-        self._records[self._next] = episode.record
+        # A copy: an episode's arrays may be views that keep a whole round's alive.
+        self._records[self._next] = replace(episode.record, actions=episode.actions.copy())
         self._next += 1
         self._next_row = (self._next_row + n_rows) % self.size.step_capacity
         self._rows_held += n_rows
@@ -274,9 +276,8 @@ def _available_bytes(device: torch.device) -> int | None:
 
 def _control_group_bytes() -> int:
     """What a container's limit leaves (control groups, version 2)."""
-    folder = Path("/sys/fs/cgroup")
     try:
-        limit = int((folder / "memory.max").read_text())
-        return limit - int((folder / "memory.current").read_text())
+        limit = int((CONTROL_GROUP / "memory.max").read_text())
+        return limit - int((CONTROL_GROUP / "memory.current").read_text())
     except (OSError, ValueError):  # no such file, or "max": no limit
         return 2**63

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from training.types import EnvInfo, Episode
+from training.replay import ReplayBuffer, replay_size
+from training.types import EnvInfo, Episode, EpisodeBatch
 
 
 def small_info(episode_limit: int = 12) -> EnvInfo:
@@ -48,3 +49,14 @@ def make_episode(
         dead_allies=0,
         dead_enemies=0,
     )
+
+
+def make_batch(lengths: tuple[int, ...], seed: int = 0) -> EpisodeBatch:
+    """Episodes of these lengths; every third ends by running out of time, and bootstraps."""
+    rng = np.random.default_rng(seed)
+    info = small_info()
+    buffer = ReplayBuffer(info, replay_size(info, len(lengths)), rng)
+    buffer.add(
+        make_episode(info, length, rng, terminal=i % 3 != 2) for i, length in enumerate(lengths)
+    )
+    return buffer.gather(np.arange(len(lengths)))

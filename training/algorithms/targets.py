@@ -52,14 +52,12 @@ def lambda_returns(
     """
     if td_lambda == 0.0:
         return one_step_targets(reward, terminal, next_value, gamma)
-    discount = torch.where(terminal, 0.0, gamma)[:, None]
-    returns = next_value.clone()
-    end = later = len(reward)  # rows [end, later) are the step after
+    returns = next_value.masked_fill(terminal[:, None], 0.0)
+    end = later_end = len(reward)  # rows end to later_end are the step after
     for width in reversed(step_widths):
         start = end - width
-        going_on = returns[start : start + later - end]
-        going_on.lerp_(returns[end:later], td_lambda)
-        step = slice(start, end)
-        returns[step] = torch.addcmul(reward[step, None], discount[step], returns[step])
-        end, later = start, end
+        # Episodes that have a step after: the first ones. The others end here.
+        returns[start : start + later_end - end].lerp_(returns[end:later_end], td_lambda)
+        returns[start:end].mul_(gamma).add_(reward[start:end, None])
+        end, later_end = start, end
     return returns

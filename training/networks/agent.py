@@ -66,7 +66,7 @@ class DRQN(nn.Module):
         spare = -self.n_actions % 16
         weight, bias = F.pad(self.fc2.weight, (0, 0, 0, spare)), F.pad(self.fc2.bias, (0, spare))
         q_values = F.linear(hidden, weight, bias)[:, : self.n_actions]
-        return q_values.unflatten(0, (n_rows, self.n_agents))
+        return q_values.view(n_rows, self.n_agents, self.n_actions)
 
     def _first_layer(self, obs: Tensor, last_action: Tensor, agent_id: Tensor) -> Tensor:
         """[N, H] after the ReLU."""

@@ -44,6 +44,15 @@ def packed_gru(
     return _PackedGRU.apply(x, *weights, tuple(widths), previous_rows)  # type: ignore[no-any-return,no-untyped-call]
 
 
+def library_gru(x: Tensor, widths: Sequence[int], cell: torch.nn.GRUCell) -> Tensor:
+    """The same by torch's own GRU. cuDNN knows this layout (it is a PackedSequence's) and is fast;
+    on a CPU the backward pass takes time that grows with the square of the length."""
+    weights = (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
+    zeros = x.new_zeros(1, widths[0], cell.hidden_size)
+    batch_sizes = torch.tensor(widths)
+    return torch._VF.gru(x, batch_sizes, zeros, weights, True, 1, 0.0, True, False)[0]
+
+
 class _PackedGRU(torch.autograd.Function):
     """`gates` holds r, z and n side by side; every [R, ...] tensor is also a list of steps."""
 
@@ -92,7 +101,7 @@ class _PackedGRU(torch.autograd.Function):
         d_hidden = grads[0].clone()  # becomes the whole gradient, by way of later steps too
         columns = (*gates.chunk(3, 1), new_from_hidden, hidden, d_n, *d_sums.chunk(3, 1), d_sums)
         steps = _steps(widths, columns)
-        d_h_steps = d_hidden.split(widths)
+        d_h_steps = d_hidden.split_with_sizes(widths)
         buffers = x.new_empty(3, widths[0], n_hidden)
         for t in range(len(widths) - 1, -1, -1):
             r, z, n, from_hidden, h, d_n_t, d_r, d_z, d_rn, d_sums_t = steps[t]
@@ -119,4 +128,4 @@ class _PackedGRU(torch.autograd.Function):
 
 def _steps(widths: Sequence[int], columns: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
     """For every step its rows of each of these [R, ...] tensors: views, cut all at once."""
-    return list(zip(*(column.split(widths) for column in columns), strict=True))
+    return list(zip(*(column.split_with_sizes(widths) for column in columns), strict=True))
