@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import onnx
 import torch
 import tyro
 
@@ -25,12 +26,13 @@ from training.checkpoint import CheckpointError, TrainedAgent, load_agent
 from training.config import PRESETS, TrainConfig, load_preset
 from training.envs import make_env
 from training.envs.base import BatchedEnv
+from training.graph_policy import GraphPolicy
 from training.metrics import wilson_interval
 from training.model_card import model_card, triton_config
 from training.networks.agent import DRQN
 from training.onnx_graph import build_graph, parameter_count
 from training.parity import TOLERANCE, Parity, ParityError, check_parity
-from training.rollout import AgentPolicy, play_battles
+from training.rollout import play_battles
 from training.run_folder import RunFolderError, find_run_folder
 from training.types import EnvInfo
 
@@ -97,13 +99,7 @@ def export_agent(
     versions = _versions(folder)
     summary = _summary(agent, info, algorithm, provenance, name, max(versions, default=0) + 1)
     _require_same_dims(folder, versions, summary)
-    arrays = {key: value.numpy() for key, value in agent.state_dict().items()}
-    try:
-        graph = build_graph(
-            arrays, info.n_agents, info.n_actions, {METADATA_KEY: json.dumps(summary)}
-        )
-    except ValueError as error:
-        raise ExportError(str(error)) from error
+    graph = _graph(agent, {METADATA_KEY: json.dumps(summary)})
     if parameter_count(graph) != summary["parameters"]:
         raise ExportError("the graph does not hold exactly the agent's parameters")
     model = graph.SerializeToString()
@@ -140,6 +136,11 @@ def _load(weights: Mapping[str, torch.Tensor], info: EnvInfo) -> DRQN:
         if not value.isfinite().all():
             raise ExportError(f"{key} holds values that are not finite")
     return agent
+
+
+def _graph(agent: DRQN, metadata: Mapping[str, str]) -> onnx.ModelProto:
+    weights = {key: value.numpy() for key, value in agent.state_dict().items()}
+    return build_graph(weights, agent.n_agents, agent.n_actions, metadata)
 
 
 def _summary(
@@ -316,10 +317,14 @@ def measured(
     episodes: int,
     seed: int,
 ) -> Provenance:
-    """The run's history, and its greedy win rate over `episodes` battles."""
+    """The run's history, and the greedy win rate that its graph reaches over `episodes` battles:
+    the same ones that `training.evaluate` plays with this seed."""
+    if episodes < 1:
+        raise ExportError(f"--episodes {episodes} measures nothing")
     agent = _load(trained.weights, trained.info)
-    n_envs = min(episodes, EVALUATION_ENVS)
-    battles = play_battles(make_envs(n_envs), AgentPolicy(agent, n_envs), range(episodes))
+    env = make_envs(min(episodes, EVALUATION_ENVS))
+    policy = GraphPolicy(_graph(agent, {}).SerializeToString(), agent.hidden_dim, env)
+    battles = play_battles(env, policy, range(episodes))
     wins = sum(battle.battle_won for battle in battles)
     preset, command = training_command(trained.config)
     return Provenance(

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import onnxruntime
 import torch
 
 from training.envs.base import BatchedEnv
+from training.graph_policy import open_graph
 from training.networks.agent import DRQN, NO_ACTION
 from training.types import Observation
 
@@ -86,11 +86,7 @@ class _Players:
 
     def __init__(self, agent: DRQN, model: bytes, env: BatchedEnv) -> None:
         self.agent = agent
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        self.session = onnxruntime.InferenceSession(
-            model, options, providers=["CPUExecutionProvider"]
-        )
+        self.session = open_graph(model)
         self.max_difference = 0.0
         self._agent_id = torch.arange(agent.n_agents).repeat(env.n_envs)
         self._last_action = torch.full_like(self._agent_id, NO_ACTION)

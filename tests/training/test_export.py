@@ -26,6 +26,7 @@ from training.envs import make_env
 from training.envs.base import BatchedEnv
 from training.export import Command, ExportError, Provenance, export_agent, main, training_command
 from training.networks.agent import DRQN
+from training.onnx_graph import build_graph
 from training.parity import check_parity
 from training.run_folder import RunFolder
 from training.train import choose_run
@@ -200,10 +201,10 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float) -
 def test_a_graph_that_plays_otherwise_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build = export.build_graph
-
     def build_slightly_wrong(weights: Any, *args: Any) -> onnx.ModelProto:
-        return build(weights | {"rnn.bias_hh": weights["rnn.bias_hh"] + np.float32(1e-3)}, *args)
+        return build_graph(
+            weights | {"rnn.bias_hh": weights["rnn.bias_hh"] + np.float32(1e-3)}, *args
+        )
 
     monkeypatch.setattr(export, "build_graph", build_slightly_wrong)
     with pytest.raises(ExportError, match="torch and onnxruntime disagree at step 0, battle 0"):
@@ -214,7 +215,7 @@ def test_a_graph_that_plays_otherwise_is_refused(
 def test_whole_episodes_are_compared_each_to_its_own_end() -> None:
     agent = make_agent()
     weights = {name: value.numpy() for name, value in agent.state_dict().items()}
-    model = export.build_graph(weights, 3, 5, {}).SerializeToString()
+    model = build_graph(weights, 3, 5, {}).SerializeToString()
     parity = check_parity(agent, model, make_envs(4))
     assert parity.episodes == 4
     assert parity.rows == 3 * (3 + 4 + 5 + 6)
@@ -340,6 +341,12 @@ def test_a_run_is_exported_by_its_name(tmp_path: Path) -> None:
     assert (training.win_rate_episodes, training.win_rate_seed) == (20, 12345)
     assert training.win_rate in (0.0, 1.0)  # the game draws nothing at random
     assert training.preset == "two_step"
+
+
+def test_no_battles_measure_nothing(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs")
+    with pytest.raises(ExportError, match="--episodes 0 measures nothing"):
+        main(Command("a-run", "game", tmp_path / "m", episodes=0, runs_dir=tmp_path / "runs"))
 
 
 def test_battles_of_the_runs_own_seed_prove_nothing(tmp_path: Path) -> None:
