@@ -29,7 +29,8 @@ class RunningServer:
         python: str = sys.executable,
         cwd: Path | None = None,
     ) -> None:
-        clean = {name: value for name, value in os.environ.items() if "UNMIX" not in name}
+        hidden = ("UNMIX_", "PYTHONPATH") if cwd else ("UNMIX_",)
+        clean = {name: it for name, it in os.environ.items() if not name.startswith(hidden)}
         given = {f"UNMIX_{name.upper()}": str(value) for name, value in (settings or {}).items()}
         command = [python, "-m", "serving.server", "--models", str(models)]
         self.process = subprocess.Popen(
