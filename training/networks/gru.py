@@ -77,7 +77,8 @@ class _PackedGRU(torch.autograd.Function):
         h = x.new_zeros(widths[0], n_hidden)
         columns = (gates[:, :two], *gates.chunk(3, 1), new_from_hidden, hidden)
         for rz, r, z, n, from_hidden, h_next in _steps(widths, columns):
-            h = h[: len(n)]
+            if len(h) > len(n):
+                h = h[: len(n)]
             torch.addmm(bias_hh[two:], h, weight_n, out=from_hidden)
             rz.addmm_(h, weight_rz).sigmoid_()
             n.addcmul_(r, from_hidden, value=2).sigmoid_()
@@ -102,13 +103,13 @@ class _PackedGRU(torch.autograd.Function):
         columns = (*gates.chunk(3, 1), new_from_hidden, hidden, d_n, *d_sums.chunk(3, 1), d_sums)
         steps = _steps(widths, columns)
         d_h_steps = d_hidden.split_with_sizes(widths)
-        buffers = x.new_empty(3, widths[0], n_hidden)
+        new = spare = x.new_empty(0)
         for t in range(len(widths) - 1, -1, -1):
             r, z, n, from_hidden, h, d_n_t, d_r, d_z, d_rn, d_sums_t = steps[t]
             d_h = d_h_steps[t]
-            kept, new, spare = buffers[:, : widths[t]]
-            torch.mul(d_h, z, out=kept)
-            torch.sub(d_h, kept, out=new)
+            if len(new) < len(d_h):
+                new, spare = torch.empty_like(d_h), torch.empty_like(d_h)
+            torch.addcmul(d_h, d_h, z, value=-1, out=new)
             torch.ops.aten.tanh_backward.grad_input(new, n, grad_input=d_n_t)
             # z (1 - z) (h_prev - n) is (1 - z) (h - n).
             torch.mul(new, torch.sub(h, n, out=spare), out=d_z)
@@ -116,7 +117,10 @@ class _PackedGRU(torch.autograd.Function):
             torch.mul(d_rn, from_hidden, out=spare)
             torch.addcmul(spare, spare, r, value=-1, out=d_r)
             if t > 0:
-                d_h_steps[t - 1][: widths[t]].add_(kept).addmm_(d_sums_t, weight_hh)
+                d_before = d_h_steps[t - 1]
+                if len(d_before) > len(d_h):
+                    d_before = d_before[: len(d_h)]
+                d_before.addcmul_(d_h, z).addmm_(d_sums_t, weight_hh)
         grad_weight_hh = d_sums[widths[0] :].t() @ hidden.index_select(0, previous_rows)
         grad_bias_hh = d_sums.sum(0)
         d_sums[:, 2 * n_hidden :] = d_n
