@@ -74,7 +74,10 @@ class PlayConfig:
     """How battles are played for learning."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: cuda where torch finds one. On cpu a second process plays while this one learns."""
+    """auto: cuda where torch finds one."""
+    actor: Literal["auto", "process", "local"] = "auto"
+    """Who plays: a process of its own while this one learns, or this one, in turns. auto: a process
+    on cpu, local on cuda. It changes no result."""
     batch_size_run: Parallel = 64
     """Battles in parallel. How much is learned per battle does not depend on it."""
     round_steps: int = 16

@@ -60,7 +60,7 @@ def battle_scalars(battles: Sequence[BattleRecord], prefix: str = "") -> Row:
     return {prefix + name: value for name, value in row.items()}
 
 
-def test_scalars(battles: Sequence[BattleRecord], prefix: str) -> Row:
+def scalars_of_test(battles: Sequence[BattleRecord], prefix: str) -> Row:
     """`battle_scalars` and the win rate's 95 % interval."""
     wins = sum(battle.battle_won for battle in battles)
     interval = {prefix + "battle_won_ci95": list(wilson_interval(wins, len(battles)))}
@@ -88,9 +88,9 @@ class MetricsLog:
     """
 
     def __init__(self, path: Path, tensorboard: Path, cursor: int = 0, t_env: int = 0) -> None:
-        self._file = path.open("ab")
-        if self._file.tell() < cursor:
+        if cursor and (not path.is_file() or path.stat().st_size < cursor):
             raise OSError(f"{path}: lost lines that the checkpoint counts on")
+        self._path, self._file = path, path.open("ab")
         self._file.truncate(cursor)
         self._tensorboard, self._purge_step = tensorboard, t_env + 1
         self._events: SummaryWriter | None = None
@@ -100,8 +100,11 @@ class MetricsLog:
         return self._file.tell()
 
     def write(self, row: Row) -> None:
-        self._file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
         events = self._open_events()
         for name, value in row.items():
             if name == "t_env":

@@ -54,7 +54,7 @@ class Progress:
         if self._live is None or time.monotonic() - self._drawn < REFRESH_SECONDS:
             return
         self._drawn = time.monotonic()
-        self._live.update(self._line(t_env, steps_per_second, seconds_left), refresh=True)
+        self._show(self._line(t_env, steps_per_second, seconds_left))
 
     def wait(self, text: str) -> None:
         """Something goes on before the first round."""
@@ -63,13 +63,21 @@ class Progress:
             return
         self._drawn = time.monotonic()
         if self._live is not None:
-            self._live.update(text, refresh=True)
+            self._show(text)
         else:
             print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         if self._live is not None:
             self._live.stop()
+
+    def _show(self, markup: str) -> None:
+        from rich.text import Text
+
+        if self._live is not None:
+            line = Text.from_markup(markup, overflow="ellipsis")
+            line.no_wrap = True
+            self._live.update(line, refresh=True)
 
     def _line(self, t_env: int, steps_per_second: float, seconds_left: float | None) -> str:
         parts = [f"[bold]{t_env:,}[/] of {self._t_max:,} steps"]

@@ -160,6 +160,7 @@ def train(folder: RunFolder, config: TrainConfig, goes_on: bool, stop: StopSigna
             ReplayMismatchError,
             ReplayTooLargeError,
             checkpoint.CheckpointError,
+            OSError,
         ) as error:
             progress.say(f"error: {error}")
             progress.say(f"the last good checkpoint is in {folder.checkpoints}")
@@ -195,7 +196,10 @@ def choose_device(wanted: str) -> str:
 
 @contextlib.contextmanager
 def playing(config: TrainConfig, device: str) -> Iterator[Actor]:
-    actor = ProcessActor(config, device) if device == "cpu" else LocalActor(config, device)
+    kind = config.play.actor
+    if kind == "auto":
+        kind = "process" if device == "cpu" else "local"
+    actor = ProcessActor(config, device) if kind == "process" else LocalActor(config, device)
     try:
         yield actor
     finally:

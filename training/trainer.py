@@ -35,7 +35,7 @@ from training.metrics import (
     battle_scalars,
     mean_scalars,
     read_metrics,
-    test_scalars,
+    scalars_of_test,
 )
 from training.pace import Counts, GradientSchedule, Speed, crossed
 from training.progress import Progress, spell_seconds
@@ -214,9 +214,9 @@ class Trainer:
     def _receive_test(self, order: Order, result: Result) -> None:
         """Write the test down, and keep the tested weights if they are the best so far."""
         self.counts.test_battles += len(result.tested) + len(result.confirmed)
-        row: Row = {"t_env": self._ordered_at.env_steps, **test_scalars(result.tested, "test_")}
+        row: Row = {"t_env": self._ordered_at.env_steps, **scalars_of_test(result.tested, "test_")}
         if result.confirmed:
-            row |= test_scalars(result.confirmed, "confirm_")
+            row |= scalars_of_test(result.confirmed, "confirm_")
         self._write(row)
         if row.get("confirm_battle_won_mean", 0.0) > self._best_win_rate():
             self.best = self._agent_state(order.weights, self._ordered_at, result.confirmed)
@@ -375,14 +375,13 @@ def learner_config(config: TrainConfig) -> LearnerConfig:
 
 def software(device: str) -> dict[str, str]:
     """What a run's last bits may depend on."""
-    return {"torch": torch.__version__, "numpy": np.__version__, "device": device}
+    return {"torch": str(torch.__version__), "numpy": np.__version__, "device": device}
 
 
 def introduction(config: TrainConfig, info: EnvInfo, device: str, replay: ReplaySize) -> str:
     """What a run says first."""
     task, play, learning = config.task, config.play, config.learning
     ratio = learning.gradient_steps_per_episode * learning.batch_size
-    where = "one process plays, one learns" if device == "cpu" else f"on {device}"
     goal = config.stop.until_win_rate
     ends = [f"{config.stop.t_max:,} environment steps"]
     ends += [f"{config.stop.minutes:g} minutes"] if config.stop.minutes is not None else []
@@ -390,7 +389,7 @@ def introduction(config: TrainConfig, info: EnvInfo, device: str, replay: Replay
     return "\n".join(
         (
             f"{task.algo} on {info.map_name} ({info.n_agents} against {info.n_enemies}), "
-            f"seed {task.seed}; {play.batch_size_run} battles in parallel, {where}",
+            f"seed {task.seed}; {play.batch_size_run} battles in parallel on {device}",
             f"replay ratio {ratio:g}: {learning.gradient_steps_per_episode:g} gradient steps per "
             f"episode, each on {learning.batch_size} episodes",
             str(replay),

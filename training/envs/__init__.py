@@ -34,7 +34,7 @@ def make_env(
 
     Args:
         name: a key of `ENVS`.
-        map_name: the environment's map; None where it has but one.
+        map_name: the environment's map, its usual one if none is named.
         seed: with a battle's id it fixes every random draw of the battle.
         env_args: the environment's own settings.
 
@@ -48,6 +48,7 @@ def make_env(
     module, class_name = ENVS[name]
     build = getattr(importlib.import_module(module), class_name)
     _check_arguments(name, build, env_args)
+    map_name = map_name or default_map(name)
     env: BatchedEnv = build(map_name, n_envs, seed=seed, device=device, **env_args)
     return env
 
@@ -71,6 +72,10 @@ def check_task(name: str, map_name: str, env_args: Mapping[str, Any]) -> None:
 
         load_scenario(map_name)
         parse_options(dict(env_args))
+    elif map_name != DEFAULT_MAPS[name]:
+        raise ValueError(f"{name} has one map, {DEFAULT_MAPS[name]!r}; got {map_name!r}")
+    elif env_args:
+        raise ValueError(f"{name} has no setting {next(iter(env_args))!r}; it has none")
 
 
 def nearest(word: str, known: Any) -> str:
