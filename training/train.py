@@ -138,12 +138,14 @@ def train(folder: RunFolder, config: TrainConfig, goes_on: bool, stop: StopSigna
 
         from training import checkpoint
         from training.algorithms.q_learner import NonFiniteLossError
+        from training.allocator import keep_freed_memory
         from training.replay import ReplayTooLargeError
         from training.rollout import ReplayMismatchError
         from training.trainer import Trainer
 
         if device == "cpu":
             torch.set_num_threads(1)  # playing and learning have a core each
+            keep_freed_memory()
         try:
             saved = checkpoint.load_last(folder) if goes_on else None
             checkpoint.tidy(folder)
