@@ -1,0 +1,147 @@
+"""Battles set up by hand. Only this file knows how a `SkirmishEnv` keeps its units.
+
+Units are numbered allies first: unit 0 is agent 0, unit n is enemy 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from training.envs.skirmish.env import SkirmishEnv
+from training.envs.skirmish.scenario import Scenario, parse_scenario
+from training.types import Observation, Transition
+
+STOP, NORTH, SOUTH, EAST, WEST, ATTACK = 1, 2, 3, 4, 5, 6
+NEVER = 1e6  # as a cooldown: the unit never shoots, though it behaves in all else as if armed
+GRAIN = 4096.0  # positions are multiples of 1/4096
+NORTHEAST = (0.5**0.5, 0.5**0.5)
+
+
+class Placed(NamedTuple):
+    """A unit on the field. What is not given is as at the beginning of a battle."""
+
+    x: float
+    y: float
+    looks: tuple[float, float] = (1.0, 0.0)
+    health: float | None = None
+    shield: float | None = None
+    cooldown: float = 0.0
+    shield_wait: float = 0.0
+    goal: tuple[float, float] | None = None
+    """Of an enemy's attack-move; by default it has arrived and stands."""
+
+
+def scenario(
+    allies: Sequence[str],
+    enemies: Sequence[str],
+    limit: int = 200,
+    terrain: str = "plain",
+    to: tuple[float, float] = (16, 16),
+) -> Scenario:
+    """A map of these units (each side of one type, or both sides of the same number of types)."""
+    ally_types, enemy_types = list(dict.fromkeys(allies)), list(dict.fromkeys(enemies))
+    several = max(len(ally_types), len(enemy_types))
+
+    def spawns(units: Sequence[str], at: list[float]) -> list[dict[str, Any]]:
+        return [{"unit": unit, "count": 1, "at": at} for unit in units]
+
+    raw = {
+        "name": "by_hand",
+        "episode_limit": limit,
+        "terrain": terrain,
+        "unit_type_bits": several if several > 1 else 0,
+        "ally_types": ally_types,
+        "enemy_types": enemy_types,
+        "allies": spawns(allies, [9, 16]),
+        "enemies": spawns(enemies, [23, 16]),
+        "enemy_order": {"attack_move": [list(to)]},
+    }
+    return parse_scenario(raw, "by_hand.json")
+
+
+def battle(
+    allies: dict[str, list[Placed]],
+    enemies: dict[str, list[Placed]],
+    n_envs: int = 1,
+    limit: int = 200,
+    **options: Any,
+) -> SkirmishEnv:
+    """`n_envs` battles of these units, all standing alike; the options are SMAC's."""
+    ours, theirs = _listed(allies), _listed(enemies)
+    field = scenario([kind for kind, _ in ours], [kind for kind, _ in theirs], limit)
+    env = SkirmishEnv(field, n_envs, seed=5, **options)
+    for unit, (_, placed) in enumerate(ours + theirs):
+        put(env, unit, placed)
+    return env
+
+
+def _listed(units: dict[str, list[Placed]]) -> list[tuple[str, Placed]]:
+    return [(kind, placed) for kind, all_placed in units.items() for placed in all_placed]
+
+
+def put(env: SkirmishEnv, unit: int, placed: Placed) -> Observation:
+    """Place a unit in every battle; returns what the battles now show."""
+    goal = placed.goal or (placed.x, placed.y)
+    values: dict[str, float] = {
+        "x": _on_grain(placed.x),
+        "y": _on_grain(placed.y),
+        "face_x": placed.looks[0],
+        "face_y": placed.looks[1],
+        "cooldown": placed.cooldown,
+        "shield_wait": placed.shield_wait,
+        "goal_x": _on_grain(goal[0]),
+        "goal_y": _on_grain(goal[1]),
+    }
+    if placed.health is not None:
+        values["health"] = placed.health
+    if placed.shield is not None:
+        values["shield"] = placed.shield
+    return alter(env, unit, **values)
+
+
+def alter(env: SkirmishEnv, unit: int, **values: float) -> Observation:
+    """Change numbers of a unit in every battle (x, y, health, shield, cooldown, ...)."""
+    changed = {}
+    for name, value in values.items():
+        changed[name] = getattr(env._world, name).clone()
+        changed[name][unit] = value
+    env._world = replace(env._world, **changed)
+    return env._observe()
+
+
+def show(env: SkirmishEnv) -> Observation:
+    """What the battles show now."""
+    return env._observe()
+
+
+def see(env: SkirmishEnv, what: str) -> npt.NDArray[np.float64]:
+    """[E, N] of x, y, health, shield or cooldown."""
+    values: torch.Tensor = getattr(env._world, what)
+    return values.T.double().cpu().numpy()
+
+
+def of(env: SkirmishEnv, what: str, unit: int) -> float:
+    """The same of one unit of the first battle."""
+    return float(see(env, what)[0, unit])
+
+
+def act(env: SkirmishEnv, *actions: int) -> Transition:
+    """One step in which every battle's agents take these actions."""
+    return env.step(torch.tensor([actions] * env.n_envs))
+
+
+def random_actions(avail_actions: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """[E, A] int64, uniform among what [E, A, U] allows."""
+    rows = avail_actions.flatten(0, 1).float()
+    drawn = torch.multinomial(rows, 1, generator=generator)
+    return drawn.reshape(avail_actions.shape[:2])
+
+
+def _on_grain(length: float) -> float:
+    return round(length * GRAIN) / GRAIN
