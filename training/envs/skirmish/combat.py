@@ -13,6 +13,7 @@ from training.envs.skirmish.world import GRAIN, NOBODY, STOP, Aim, Tables, World
 
 SHIELD_DELAY = 160.0  # game loops without damage before shields regenerate
 MIN_DAMAGE = 0.5  # of a hit on health, whatever the armor
+LAST_TURN = float(1 << 24)  # above every rank; float32 counts exactly up to here
 
 
 class Hits(NamedTuple):
@@ -80,22 +81,23 @@ def apply_hits(world: World, tables: Tables, hits: Hits, rank: Tensor) -> tuple[
 
     A unit killed before its turn does not strike; a blow at somebody already dead is lost (a
     missile is wasted). Returns also, for each unit, somebody who has just hit it, or NOBODY.
+
+    Pair masks are float32 zeros and ones: a product and a sum are the fastest way to add up.
     """
+    target = hits.target.to(rank.dtype)
     victim = _Victims(world, tables, hits)
     struck = hits.struck & (hits.target >= 0) & (victim.health > 0)
-    earlier = (rank[None] < rank[:, None]) & (hits.target[None] == hits.target[:, None])
-    aimed_at = hits.target[None] == tables.index[:, None]  # by victim, then attacker
+    earlier = ((rank[None] < rank[:, None]) & (target[None] == target[:, None])).to(rank.dtype)
+    aimed_at = (target[None] == tables.number[:, None]).to(rank.dtype)  # by victim, then attacker
 
     _, fatal, _, _ = victim.land(struck, earlier)
-    kills = rank.masked_fill(~fatal, _NEVER)[None]
-    turn_of_death = kills.masked_fill(~aimed_at, _NEVER).amin(1)
-    struck = struck & (hits.homing | (rank <= turn_of_death))
+    time_left = (aimed_at * ((LAST_TURN - rank) * fatal)[None]).amax(1)  # 0 for who survives
+    struck = struck & (hits.homing | (rank <= LAST_TURN - time_left))
     landed, _, to_shield, to_health = victim.land(struck, earlier)
 
-    hit_by = aimed_at & landed[None]
-    shield_loss = to_shield[None].masked_fill(~hit_by, 0.0).sum(1)
-    health_loss = to_health[None].masked_fill(~hit_by, 0.0).sum(1)
-    attacker = tables.index[None].masked_fill(~hit_by, NOBODY).amax(1)
+    shield_loss = (aimed_at * (to_shield * landed)[None]).sum(1)
+    health_loss = (aimed_at * (to_health * landed)[None]).sum(1)
+    attacker = (aimed_at * ((tables.number + 1) * landed)[None]).amax(1).to(torch.int64) - 1
     health = (world.health - health_loss).clamp_min(0)
     dead = health <= 0
     world = replace(
@@ -125,15 +127,11 @@ class _Victims:
         Shields (of armor 0) take a hit first; what is left of it is reduced by armor and taken
         from health. Returns landed and fatal (bool), losses of shield and of health; [N, B].
         """
-        not_before = ~(earlier & struck[None])
         damage = self._damage
-        damage_before = damage[None].masked_fill(not_before, 0.0).sum(1)
+        damage_before = (earlier * (damage * struck)[None]).sum(1)
         to_shield = torch.minimum((self._shield - damage_before).clamp_min(0), damage)
         overflow = damage - to_shield
         to_health = (overflow - self._armor).clamp_min(MIN_DAMAGE).masked_fill(overflow <= 0, 0.0)
-        health_left = self.health - to_health[None].masked_fill(not_before, 0.0).sum(1)
+        health_left = self.health - (earlier * (to_health * struck)[None]).sum(1)
         landed = struck & (health_left > 0)
         return landed, landed & (to_health >= health_left), to_shield, to_health
-
-
-_NEVER = 1 << 40

@@ -261,7 +261,7 @@ class SkirmishEnv:
         bits = rng.draw(self._keys, loop, self.tables.index)
         low, high = COOLDOWN_JITTER
         jitter = low + (high - low) * rng.unit_interval(bits >> 16, 16)
-        rank = (bits & 0xFFFF) * 256 + self.tables.index
+        rank = ((bits & 0xFFFF) * 256 + self.tables.index).to(torch.float32)
         for i in range(self.options.step_mul):
             world = tick(world, self.tables, rank[i], jitter[i])
         return world

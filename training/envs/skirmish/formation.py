@@ -37,7 +37,8 @@ def _candidates(at: tuple[float, float]) -> npt.NDArray[np.float64]:
     offsets = np.stack(np.meshgrid(steps, steps, indexing="ij"), axis=-1).reshape(-1, 2)
     squared = (offsets**2).sum(axis=1)
     clockwise = np.mod(-np.arctan2(offsets[:, 1], offsets[:, 0]), 2 * math.pi)
-    return np.asarray(at) + offsets[np.lexsort((clockwise, squared))]
+    ordered: npt.NDArray[np.float64] = offsets[np.lexsort((clockwise, squared))]
+    return np.asarray(at) + ordered
 
 
 def _nearest_free(

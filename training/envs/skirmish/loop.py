@@ -18,6 +18,7 @@ from training.envs.skirmish.world import (
     World,
     aim,
     of_target,
+    pairs,
 )
 
 SHIELD_REGEN = 0.125  # per game loop: 2 a game second
@@ -27,17 +28,19 @@ def tick(world: World, tables: Tables, rank: Tensor, jitter: Tensor) -> World:
     """Advance every battle by one game loop.
 
     Args:
-        rank: [N, B] int64, distinct within a battle: the order in which units take their turn.
+        rank: [N, B] float32 integers below 2^24, distinct within a battle: the order in which
+            units take their turn.
         jitter: [N, B] float32, loops added to the cooldown of a swing that begins now.
     """
     world = _pass_time(world, tables)
     world = _forget_the_dead(world)
-    world = acquire_targets(world, tables)
+    near = pairs(world, tables)
+    world = acquire_targets(world, tables, near)
     line = aim(world, tables)
     world, hits = swing(world, tables, line, jitter)
-    world = move(world, tables, line)
+    world = move(world, tables, near, line)
     world, attacker = apply_hits(world, tables, hits, rank)
-    return respond_to_attacks(world, tables, attacker)
+    return respond_to_attacks(world, tables, near, attacker)
 
 
 def _pass_time(world: World, tables: Tables) -> World:

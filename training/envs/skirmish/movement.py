@@ -8,16 +8,15 @@ import torch
 from torch import Tensor
 
 from training.envs.skirmish.scenario import MAP_SIZE
-from training.envs.skirmish.world import GRAIN, STOP, TURNS, Aim, Tables, World, on_grain
+from training.envs.skirmish.world import GRAIN, STOP, TURNS, Aim, Pairs, Tables, World, on_grain
 
-SEPARATION_PASSES = 2
 TURN_COSINE, TURN_SINE = 0.4617486, 0.8870108  # of 62.5 degrees, the turn of one game loop
 CHANGE_SIDE = 60.0  # degrees of turn that a unit rather takes than to change sides
 NUDGE = 1 / 64  # walked beyond the edge of weapon range, so that rounding never leaves it short
 
 
-def move(world: World, tables: Tables, line: Aim) -> World:
-    """Every unit that is under way takes its step; overlaps are pushed apart; walls hold.
+def move(world: World, tables: Tables, near: Pairs, line: Aim) -> World:
+    """Units that overlap are pushed apart, who is under way takes a step, and walls hold.
 
     Who swings or has its target in weapon range stands. Movers yield to those who stand and
     share the push among themselves; enemies block each other as friends do. A unit walks once
@@ -32,14 +31,14 @@ def move(world: World, tables: Tables, line: Aim) -> World:
     walks = (world.health > 0) & (world.windup < 0) & has_way
     norm = length.clamp_min(1 / GRAIN)
     to_x, to_y = to_x / norm, to_y / norm
-    cosine, sine, side, blocked = _free_turn(world, tables, walks, to_x, to_y)
+    cosine, sine, side, blocked = _free_turn(world, tables, near, walks, to_x, to_y)
     way_x, way_y = to_x * cosine - to_y * sine, to_x * sine + to_y * cosine
     face_x, face_y, faces = turned(world, way_x, way_y)
     goes = walks & ~blocked
     step = torch.minimum(tables.speed, remaining).masked_fill(~(goes & faces), 0.0)
-    x = world.x + on_grain(way_x * step)
-    y = world.y + on_grain(way_y * step)
-    x, y = _push_apart(world, tables, walks, x, y)
+    push_x, push_y = _push_apart(tables, near, walks)
+    x = world.x + on_grain(way_x * step) + push_x
+    y = world.y + on_grain(way_y * step) + push_y
     x, y = _stay_on_ground(world, tables, x, y)
     face_x = torch.where(goes, face_x, world.face_x)
     face_y = torch.where(goes, face_y, world.face_y)
@@ -47,7 +46,7 @@ def move(world: World, tables: Tables, line: Aim) -> World:
 
 
 def turned(world: World, way_x: Tensor, way_y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The facing after one loop of turning toward a way (a unit vector), and whether it faces it."""
+    """The facing after a loop of turning toward a way (a unit vector), and whether it faces it."""
     along = world.face_x * way_x + world.face_y * way_y
     across = world.face_x * way_y - world.face_y * way_x
     faces = along >= TURN_COSINE
@@ -58,7 +57,7 @@ def turned(world: World, way_x: Tensor, way_y: Tensor) -> tuple[Tensor, Tensor, 
 
 
 def _free_turn(
-    world: World, tables: Tables, walks: Tensor, to_x: Tensor, to_y: Tensor
+    world: World, tables: Tables, near: Pairs, walks: Tensor, to_x: Tensor, to_y: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The least turn off a way (a unit vector) that does not run into somebody standing close by.
 
@@ -67,16 +66,13 @@ def _free_turn(
     sqrt(d^2 - c^2). A unit that walks round somebody keeps to the side it has chosen.
     Returns cosine and sine of the turn, its side, and whether every heading is blocked; [N, B].
     """
-    dx, dy = world.x[None] - world.x[:, None], world.y[None] - world.y[:, None]
-    squared = dx * dx + dy * dy
-    stands = (world.health > 0) & ~walks
-    in_way = (
-        stands[None] & (squared < tables.notice) & (tables.index[None] != world.target[:, None])
-    )
-    tangent = torch.sqrt((squared - tables.clearance_squared).clamp_min(0))
-    tangent = tangent.masked_fill(~in_way, torch.inf)
-    ahead = dx * to_x[:, None] + dy * to_y[:, None]
-    aside = dy * to_x[:, None] - dx * to_y[:, None]  # positive to the left
+    stands = 1.0 - walks.to(to_x.dtype)
+    target = world.target.to(to_x.dtype)
+    free = (near.squared >= tables.notice * stands[None]) | (tables.number[None] == target[:, None])
+    tangent = torch.sqrt((near.squared - tables.clearance_squared).clamp_min(0))
+    tangent = tangent.masked_fill(free, torch.inf)
+    ahead = near.dx * to_x[:, None] + near.dy * to_y[:, None]
+    aside = near.dy * to_x[:, None] - near.dx * to_y[:, None]  # positive to the left
     inside = [(ahead - tangent).amax(1)]
     for cosine, sine in TURNS:
         along, across = ahead * cosine - tangent, aside * sine
@@ -89,23 +85,18 @@ def _free_turn(
     return tables.turn_cosine[choice], tables.turn_sine[choice], side, blocked
 
 
-def _push_apart(
-    world: World, tables: Tables, walks: Tensor, x: Tensor, y: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Move units that overlap away from each other; who stands makes room only for who stands."""
-    alive = world.health > 0
-    yields = walks.to(x.dtype) * 0.5
-    share = (0.5 + yields[:, None]) - yields[None]
-    share = share.masked_fill(~(alive[None] & alive[:, None] & tables.other), 0.0)
-    for _ in range(SEPARATION_PASSES):
-        # The tiny `apart` tells two units on the very same spot which way to go.
-        dx = (x[None] - x[:, None]) + tables.apart
-        dy = y[None] - y[:, None]
-        distance = torch.sqrt(dx * dx + dy * dy).clamp_min(1 / GRAIN)
-        push = (tables.clearance / distance - 1).clamp_min(0) * share
-        x = x - on_grain(push * dx).sum(1)
-        y = y - on_grain(push * dy).sum(1)
-    return x, y
+def _push_apart(tables: Tables, near: Pairs, walks: Tensor) -> tuple[Tensor, Tensor]:
+    """How far each unit is moved out of the others; who stands makes room for who stands only.
+
+    (c^2 / d^2 - 1) / 2 is the overlap over the distance, nearly so where the overlap is small.
+    """
+    yields = walks.to(near.dx.dtype) * 0.25
+    share = (0.25 + yields[:, None]) - yields[None]
+    overlap = tables.clearance_squared / near.squared.clamp_min(GRAIN**-2) - 1.0
+    push = overlap.clamp(0.0, 1.0) * share
+    # The tiny `apart` tells two units on the very same spot which way to go.
+    push_x = -on_grain(push * (near.dx + tables.apart)).sum(1)
+    return push_x, -on_grain(push * near.dy).sum(1)
 
 
 def _stay_on_ground(world: World, tables: Tables, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,21 +14,23 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from training.envs.skirmish.world import ATTACK_MOVE, NOBODY, Tables, World, aim
+from training.envs.skirmish.world import ATTACK_MOVE, NOBODY, Pairs, Tables, World, aim
 
 HELP_RADIUS = 4.0  # within it of a friend under attack, idle hands come to help
 
 
-def acquire_targets(world: World, tables: Tables) -> World:
+def acquire_targets(world: World, tables: Tables, near: Pairs) -> World:
     """Enemies that have lost their target take the closest one in scan range, if there is one."""
     n = tables.n_allies
     target = world.target[n:]
     in_range = aim(world, tables).beyond[n:] <= 0
     has_target = target >= 0
     keeps = has_target & (~world.engaged[n:] | in_range | (world.windup[n:] >= 0))
-    dx, dy = world.x[None, :n] - world.x[n:, None], world.y[None, :n] - world.y[n:, None]
-    past_scan = torch.sqrt(dx * dx + dy * dy) - tables.scan
-    nearest, who = past_scan.masked_fill(world.health[None, :n] <= 0, torch.inf).min(1)
+    past_scan = torch.sqrt(near.squared[n:, :n]) - tables.scan
+    nearest = past_scan.amin(1)
+    # Two reductions that run over whole rows of battles; `min` with its index does not.
+    is_nearest = past_scan == nearest[:, None]
+    who = n - (is_nearest * (n - tables.number[None, :n])).amax(1).to(torch.int64)
     takes = ~keeps & (nearest <= 0) & (world.health[n:] > 0)
     engaged = has_target & (world.engaged[n:] | in_range) & ~takes
     return replace(
@@ -38,14 +40,13 @@ def acquire_targets(world: World, tables: Tables) -> World:
     )
 
 
-def respond_to_attacks(world: World, tables: Tables, attacker: Tensor) -> World:
+def respond_to_attacks(world: World, tables: Tables, near: Pairs, attacker: Tensor) -> World:
     """An enemy without a target turns on whoever hit it, or hit a friend within 4 of it.
 
     It was not the closest that it saw, so it counts as lost once somebody is in scan range.
     """
     n = tables.n_allies
-    dx, dy = world.x[None, n:] - world.x[n:, None], world.y[None, n:] - world.y[n:, None]
-    far = dx * dx + dy * dy > HELP_RADIUS**2
+    far = near.squared[n:, n:] > HELP_RADIUS**2
     heard = attacker[None, n:].masked_fill(far, NOBODY).amax(1)
     free = (world.target[n:] < 0) & (world.order[n:] == ATTACK_MOVE)
     target = torch.where(free, heard, world.target[n:])

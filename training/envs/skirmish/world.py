@@ -99,11 +99,11 @@ class Tables:
     """[N, 1] how much further it may drift during the swing."""
     scan: Tensor
     """[k, n, 1] centre distance within which an enemy looks for targets, by enemy and ally."""
-    clearance: Tensor
-    """[N, N, 1] sum of the separation radii."""
     clearance_squared: Tensor
+    """[N, N, 1] squared sum of the separation radii; 0 on the diagonal."""
     notice: Tensor
-    """[N, N, 1] squared centre distance within which somebody standing is walked round."""
+    """[N, N, 1] squared centre distance within which somebody standing is walked round; 0 on the
+    diagonal."""
     separation: Tensor
     """[N, 1]."""
     turn_cost: Tensor
@@ -124,12 +124,14 @@ class Tables:
     """[N, 1] loops to a second strike; 0 for weapons without one."""
     missile: Tensor
     """[N, 1] bool."""
-    other: Tensor
-    """[N, N, 1] bool, False on the diagonal."""
     apart: Tensor
     """[N, N, 1] tiny, antisymmetric: which way two units on one spot are pushed."""
+    grave: Tensor
+    """[N, 1] x of a dead unit for all that looks at pairs."""
     index: Tensor
     """[N, 1] int64, 0..N-1."""
+    number: Tensor
+    """The same as float32, which is faster to compare in pairs."""
     pathable: Tensor
     """[34 * 34] bool, the cells with a border of unpathable ones."""
 
@@ -155,11 +157,11 @@ def build_tables(scenario: Scenario, units: list[UnitType], device: torch.device
     border = np.zeros((MAP_SIZE + 2, MAP_SIZE + 2), dtype=bool)
     border[1:-1, 1:-1] = scenario.pathable
 
-    def pairs(values: npt.NDArray[Any]) -> Tensor:
-        wanted = torch.bool if values.dtype == bool else torch.float32
-        return torch.as_tensor(values, dtype=wanted, device=device)[:, :, None]
+    def table(values: npt.NDArray[Any]) -> Tensor:
+        return torch.as_tensor(values, dtype=torch.float32, device=device)[:, :, None]
 
     n = len(units)
+    others = 1.0 - np.eye(n)
     return Tables(
         n_allies=n_allies,
         n_units=n,
@@ -170,10 +172,9 @@ def build_tables(scenario: Scenario, units: list[UnitType], device: torch.device
         reach=torch.as_tensor((edges + weapon_range[:, None]).reshape(-1), device=device),
         weapon_range=column([u.weapon.range for u in units]),
         slop=column([u.weapon.range_slop for u in units]),
-        scan=pairs((edges + scan[:, None])[n_allies:, :n_allies]),
-        clearance=pairs(clearance),
-        clearance_squared=pairs(clearance**2),
-        notice=pairs(np.where(np.eye(n, dtype=bool), -1.0, (clearance + LOOKAHEAD) ** 2)),
+        scan=table((edges + scan[:, None])[n_allies:, :n_allies]),
+        clearance_squared=table(clearance**2 * others),
+        notice=table((clearance + LOOKAHEAD) ** 2 * others),
         **_turns(device),
         separation=column([u.separation_radius for u in units]),
         damage=torch.tensor(damage, dtype=torch.float32, device=device).reshape(-1),
@@ -182,9 +183,10 @@ def build_tables(scenario: Scenario, units: list[UnitType], device: torch.device
         missile_speed=column([u.weapon.missile_speed for u in units]),
         strike_delay=column([float(u.weapon.strike_delay) for u in units]),
         missile=torch.tensor([[u.weapon.delivery == "missile"] for u in units], device=device),
-        other=pairs(~np.eye(n, dtype=bool)),
-        apart=pairs(np.sign(np.arange(n)[None] - np.arange(n)[:, None]).astype(np.float32) / GRAIN),
+        apart=table(np.sign(np.arange(n)[None] - np.arange(n)[:, None]) / GRAIN),
+        grave=column([1000.0 + 100.0 * i for i in range(n)]),
         index=torch.arange(n, device=device)[:, None],
+        number=column([float(i) for i in range(n)]),
         pathable=torch.as_tensor(border.reshape(-1), device=device),
     )
 
@@ -217,9 +219,29 @@ def spawn_positions(
     SMAC numbers agents by unit type, then x, then y; enemies keep the order of their creation.
     """
     allies, enemies = place(scenario.allies), place(scenario.enemies)
-    kinds = [scenario.ally_types.index(unit.name) for unit in scenario.ally_units]
+    kinds = np.array([scenario.ally_types.index(unit.name) for unit in scenario.ally_units])
     by_agent_id = np.lexsort((allies[:, 1], allies[:, 0], kinds))
     return allies[by_agent_id], enemies
+
+
+class Pairs(NamedTuple):
+    """How units lie to each other, [N, N, B]; the dead are far from everybody."""
+
+    dx: Tensor
+    """From the first unit to the second."""
+    dy: Tensor
+    squared: Tensor
+    """Squared centre distance."""
+
+
+def pairs(world: World, tables: Tables) -> Pairs:
+    """The one look at all pairs that a game loop takes, as units stand at its start."""
+    # Dead units are taken off the field, each to a place of its own, instead of being masked
+    # out of every pair.
+    x = torch.where(world.health > 0, world.x, tables.grave)
+    dx = x[None] - x[:, None]
+    dy = world.y[None] - world.y[:, None]
+    return Pairs(dx, dy, dx * dx + dy * dy)
 
 
 class Aim(NamedTuple):
