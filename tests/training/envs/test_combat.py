@@ -1,0 +1,382 @@
+"""Duels worked out on paper. With `step_mul=1` a step is one game loop, so they can be timed.
+
+What the numbers below follow from (game loops, 16 a game second):
+    marine   6 damage, range 5, period 13.77, damage point 1 loop after the swing begins
+    stalker  10 (14 to armored), range 6, damage point 3 loops, missile 18.75 / 16 = 1.171875 a loop
+    zealot   two strikes of 8, range 0.1, damage point 0, the second strike 4 loops after the first
+    radii    marine 0.375, zealot 0.5, stalker 0.625; armor 0, 1, 1
+A swing's cooldown is the weapon's period and -1 to +2 loops of noise.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.training.envs.battlefield import (
+    ATTACK,
+    EAST,
+    NEVER,
+    NORTH,
+    STOP,
+    Placed,
+    act,
+    alter,
+    battle,
+    of,
+    put,
+    see,
+)
+from training.envs.skirmish.env import SkirmishEnv
+
+FAR = Placed(30, 30)  # a bystander, out of everybody's sight
+
+
+def losses(env: SkirmishEnv, unit: int, actions: list[int], steps: int) -> list[tuple[int, float]]:
+    """(step from 1, loss) of a unit's health and shield together, where there was one."""
+    found = []
+    before = of(env, "health", unit) + of(env, "shield", unit)
+    for step in range(1, steps + 1):
+        act(env, *actions)
+        now = of(env, "health", unit) + of(env, "shield", unit)
+        if now < before:
+            found.append((step, before - now))
+        before = now
+    return found
+
+
+# ----------------------------------------------------------------- moving
+
+
+@pytest.mark.parametrize(("kind", "ground"), [("marine", 1.125), ("zealot", 1.125)])
+def test_the_ground_covered_in_a_step(kind: str, ground: float) -> None:
+    env = battle({kind: [Placed(9, 16)]}, {"marine": [FAR]})
+    act(env, EAST)
+    assert (of(env, "x", 0), of(env, "y", 0)) == (9 + ground, 16)  # 8 loops of 2.25 / 16
+
+
+def test_the_ground_a_stalker_covers() -> None:
+    env = battle({"stalker": [Placed(9, 16, looks=(0, 1))]}, {"marine": [FAR]})
+    act(env, NORTH)
+    # 8 loops of 2.9531 / 16, each rounded to the positions' grain of 1/4096.
+    assert of(env, "y", 0) - 16 == pytest.approx(1.4766, abs=8 / 8192)
+
+
+def test_turning_round_takes_two_loops() -> None:
+    # 180 degrees at 62.5 a loop: 117.5 are left after one loop, 55 after two, and then it walks.
+    env = battle({"marine": [Placed(9, 16, looks=(-1, 0))]}, {"marine": [FAR]})
+    act(env, EAST)
+    assert of(env, "x", 0) == 9 + 6 * 2.25 / 16
+
+
+def test_an_attack_out_of_weapon_range_walks_up_first() -> None:
+    # Shootable at 6, but the weapon reaches 5 + 0.375 + 0.375 = 5.75: two loops of 0.1406.
+    still = Placed(15, 16, cooldown=NEVER, health=45)
+    env = battle({"marine": [Placed(9, 16)]}, {"marine": [still]}, step_mul=1)
+    first = losses(env, 1, [ATTACK], 6)[0]
+    assert of(env, "x", 0) == pytest.approx(9.25, abs=1 / 32)
+    assert of(env, "x", 1) <= 15
+    # The enemy may come closer too, so one loop may do; then the swing begins, and one loop later:
+    assert first in ((3, 6.0), (4, 6.0))
+
+
+# ----------------------------------------------------------------- marine
+
+
+def test_a_marine_fires_6_damage_every_13_to_16_loops() -> None:
+    """The period is 13.77 - 1 to 13.77 + 2 loops; a swing begins in the first loop after it."""
+    target = Placed(12, 16, health=5000, cooldown=NEVER)
+    env = battle({"marine": [Placed(9, 16)]}, {"marine": [target]}, n_envs=24, step_mul=1)
+    health, shots = see(env, "health")[:, 1], []
+    for _ in range(70):
+        act(env, ATTACK)
+        now = see(env, "health")[:, 1]
+        assert set(health - now) <= {0.0, 6.0}
+        shots.append(now < health)
+        health = now
+    at = [np.flatnonzero(fired) + 1 for fired in np.array(shots).T]
+    assert {fired[0] for fired in at} == {2}  # the swing begins in loop 1, the damage point is 1
+    periods = np.concatenate([np.diff(fired) for fired in at])
+    assert set(periods) == {13, 14, 15, 16}
+    # Loops 2 to 70 hold the first shot and as many periods as fit: 68 / 16 to 68 / 13.
+    assert {len(fired) for fired in at} <= {5, 6}
+
+
+def test_a_marine_kills_a_marine_in_8_shots_at_most_16_loops_apart() -> None:
+    # 45 health are 8 shots of 6. Seven periods of 13 to 16 whole loops after loop 2: loop 93 to
+    # 114, that is step 12 to 15.
+    target = Placed(12, 16, cooldown=NEVER)
+    env = battle({"marine": [Placed(9, 16)]}, {"marine": [target]}, n_envs=8)
+    ended = np.zeros(8, dtype=int)
+    for step in range(1, 16):
+        after = act(env, ATTACK)
+        ended = np.where((ended == 0) & after.terminated.numpy(), step, ended)
+    assert after.terminated.all()
+    assert ended.min() >= 12
+    assert ended.max() <= 15
+
+
+# ----------------------------------------------------------------- zealot
+
+
+def test_a_zealot_strikes_twice_against_shields_first_and_armor_on_health() -> None:
+    target = Placed(10, 16, shield=20, health=100, shield_wait=NEVER, cooldown=NEVER)
+    env = battle({"zealot": [Placed(9, 16)]}, {"zealot": [target]}, step_mul=1)
+    seen: list[tuple[int, tuple[float, float]]] = []
+    for loop in range(1, 28):
+        act(env, ATTACK)
+        now = (of(env, "shield", 1), of(env, "health", 1))
+        if not seen or now != seen[-1][1]:
+            seen.append((loop, now))
+    # 20 - 8 = 12, 12 - 8 = 4; then 4 on the shield and 4 - 1 on health; then 8 - 1 on health.
+    assert [now for _, now in seen] == [(12, 100), (4, 100), (0, 97), (0, 90)]
+    (a, _), (b, _), (c, _), (d, _) = seen
+    assert (a, b - a, d - c) == (1, 4, 4)
+    assert 18.2 <= c - a <= 22  # 19.2 - 1 to 19.2 + 2, in whole loops
+
+
+@pytest.mark.parametrize(
+    ("shield", "health"),
+    [
+        (8, 100),  # all on the shield
+        (7.5, 99.5),  # 0.5 is left for health; armor 1 would take all of it: 0.5 at least
+        (7, 99.5),  # 1 - 1 = 0: 0.5 at least
+        (6, 99),  # 2 - 1
+        (0, 93),  # 8 - 1
+    ],
+)
+def test_armor_leaves_half_a_point_at_least(shield: float, health: float) -> None:
+    target = Placed(10, 16, shield=shield, shield_wait=NEVER, cooldown=NEVER)
+    env = battle({"zealot": [Placed(9, 16)]}, {"zealot": [target]}, step_mul=1)
+    act(env, ATTACK)
+    assert (of(env, "shield", 1), of(env, "health", 1)) == (0, health)
+
+
+def test_a_zealot_killed_between_its_strikes_strikes_once() -> None:
+    target = Placed(10, 16, shield=0, shield_wait=NEVER, cooldown=NEVER)
+    env = battle({"zealot": [Placed(9, 16), FAR]}, {"zealot": [target]}, step_mul=1)
+    act(env, ATTACK, STOP)
+    alter(env, 0, health=0)
+    for _ in range(6):
+        act(env, 0, STOP)
+    assert of(env, "health", 2) == 93
+
+
+# ---------------------------------------------------------------- shields
+
+
+def test_shields_regenerate_after_160_loops_without_damage() -> None:
+    enemy = Placed(12, 16, cooldown=NEVER)
+    env = battle({"marine": [Placed(9, 16)]}, {"stalker": [enemy]})
+    act(env, ATTACK)  # one shot, in loop 2: the next swing would begin in loop 14 at the earliest
+    assert of(env, "shield", 1) == 74
+    for _ in range(19):
+        act(env, STOP)
+    assert of(env, "shield", 1) == 74  # loop 160 has passed, the damage was done in loop 2
+    act(env, STOP)
+    assert of(env, "shield", 1) == 74 + 7 * 0.125  # loops 162 to 168
+    act(env, STOP)
+    assert of(env, "shield", 1) == 74 + 15 * 0.125
+    alter(env, 1, shield=79.75)
+    act(env, STOP)
+    assert of(env, "shield", 1) == 80  # and no more than there can be
+    assert of(env, "health", 1) == 80
+
+
+def test_damage_begins_the_160_loops_anew() -> None:
+    enemy = Placed(12, 16, shield=10, cooldown=NEVER)  # regenerates from the start
+    env = battle({"marine": [Placed(9, 16)]}, {"stalker": [enemy]})
+    act(env, ATTACK)
+    # Loops 1 and 2 regenerate (time passes before shots land), then 6 are lost, then nothing.
+    assert of(env, "shield", 1) == 10 + 2 * 0.125 - 6
+    act(env, STOP)
+    assert of(env, "shield", 1) == 4.25
+
+
+def test_marines_have_nothing_to_regenerate() -> None:
+    env = battle({"marine": [Placed(9, 16, health=10)]}, {"marine": [FAR]})
+    for _ in range(3):
+        act(env, STOP)
+    assert (of(env, "health", 0), of(env, "shield", 0)) == (10, 0)
+
+
+# ---------------------------------------------------------------- stalker
+
+
+@pytest.mark.parametrize(
+    ("edge", "flight"),
+    [
+        (1.171875, 1),  # exactly one loop's way
+        (1.25, 2),
+        (3.5, 3),  # 2.987 loops
+        (4.75, 5),  # 4.05 loops, the furthest that two stalkers can order
+    ],
+)
+def test_a_missile_takes_its_way_in_whole_loops(edge: float, flight: int) -> None:
+    enemy = Placed(9 + edge + 1.25, 16, cooldown=NEVER)
+    env = battle({"stalker": [Placed(9, 16)]}, {"stalker": [enemy]}, step_mul=1)
+    # Begun in loop 1, launched 3 loops later; 14 to the armored, all on the shield.
+    assert losses(env, 1, [ATTACK], 12) == [(4 + flight, 14.0)]
+
+
+def test_what_a_stalker_does_to_whom() -> None:
+    for kind, lost in (("stalker", 14 - 1), ("zealot", 10 - 1), ("marine", 10)):
+        enemy = Placed(12, 16, cooldown=NEVER, shield=0, shield_wait=NEVER)
+        env = battle({"stalker": [Placed(9, 16)]}, {kind: [enemy]})
+        before = of(env, "health", 1)
+        act(env, ATTACK)
+        assert before - of(env, "health", 1) == lost, kind
+
+
+def test_a_missile_lands_after_its_shooters_death() -> None:
+    enemy = Placed(15, 16, cooldown=NEVER)
+    env = battle({"stalker": [Placed(9, 16), FAR]}, {"stalker": [enemy]}, step_mul=1)
+    for _ in range(4):
+        act(env, ATTACK, STOP)  # launched in loop 4, lands in loop 9
+    alter(env, 0, health=0)
+    for _ in range(4):
+        act(env, 0, STOP)
+    assert of(env, "shield", 2) == 80
+    landed = act(env, 0, STOP)
+    assert of(env, "shield", 2) == 66
+    assert landed.reward.item() == pytest.approx(14 * 20 / (10 + 200 + 160))
+
+
+def test_a_shooter_killed_before_its_missile_is_launched_does_nothing() -> None:
+    enemy = Placed(15, 16, cooldown=NEVER)
+    env = battle({"stalker": [Placed(9, 16), FAR]}, {"stalker": [enemy]}, step_mul=1)
+    for _ in range(3):
+        act(env, ATTACK, STOP)
+    alter(env, 0, health=0)
+    assert losses(env, 2, [0, STOP], 12) == []
+
+
+def test_a_missile_is_wasted_on_the_dead() -> None:
+    enemies = [Placed(15, 16, cooldown=NEVER), Placed(15, 17.25, cooldown=NEVER)]
+    env = battle({"stalker": [Placed(9, 16)]}, {"stalker": enemies}, step_mul=1)
+    for _ in range(5):
+        act(env, ATTACK)
+    alter(env, 1, health=0)
+    rewards = [act(env, STOP).reward.item() for _ in range(8)]
+    assert rewards == [0.0] * 8
+    assert of(env, "shield", 2) == 80
+
+
+def test_a_missile_follows_a_target_that_runs() -> None:
+    enemy = Placed(15, 16, cooldown=NEVER)
+    env = battle({"stalker": [Placed(9, 16)]}, {"stalker": [enemy]}, step_mul=1)
+    for _ in range(4):
+        act(env, ATTACK)
+    put(env, 1, Placed(29, 16, cooldown=NEVER))
+    assert [loss for _, loss in losses(env, 1, [STOP], 6)] == [14.0]
+
+
+# ----------------------------------------------------------------- orders
+
+
+def test_an_ally_whose_target_died_stands_idle_until_the_next_step() -> None:
+    enemies = [Placed(12, 16, health=6, cooldown=NEVER), Placed(12, 17, cooldown=NEVER)]
+    env = battle({"marine": [Placed(9, 16)]}, {"marine": enemies}, step_mul=40)
+    after = act(env, ATTACK)  # kills in loop 2; the next shot could come in loop 19 at the latest
+    assert after.dead_enemies.item() == 1
+    assert (of(env, "health", 2), of(env, "x", 0), of(env, "y", 0)) == (45, 9, 16)
+    act(env, ATTACK + 1)
+    assert of(env, "health", 2) < 45
+
+
+def test_orders_given_anew_each_loop_change_nothing() -> None:
+    """Eight steps of one loop with the same attack end where one step of eight loops does."""
+
+    def fight(step_mul: int) -> SkirmishEnv:
+        allies = {"stalker": [Placed(9, 16), Placed(9, 18)]}
+        return battle(allies, {"stalker": [Placed(15, 16), Placed(15, 18)]}, step_mul=step_mul)
+
+    slow, fast = fight(8), fight(1)
+    for _ in range(5):
+        act(slow, ATTACK, ATTACK + 1)
+        for _ in range(8):
+            act(fast, ATTACK, ATTACK + 1)
+    for what in ("x", "y", "health", "shield", "cooldown"):
+        assert np.array_equal(see(slow, what), see(fast, what)), what
+    assert see(slow, "shield").min() < 80
+
+
+def test_another_action_aborts_a_swing_and_costs_no_cooldown() -> None:
+    enemy = Placed(10.25 + 1.171875, 16, cooldown=NEVER)
+    env = battle({"stalker": [Placed(9, 16)]}, {"stalker": [enemy]}, step_mul=1)
+    for _ in range(3):
+        act(env, ATTACK)  # the damage point would be in loop 4
+    assert losses(env, 1, [STOP], 8) == []
+    assert losses(env, 1, [ATTACK], 8) == [(5, 14.0)]  # anew: 4 loops to the launch, 1 of flight
+
+
+def test_another_target_begins_another_swing() -> None:
+    at = 10.25 + 1.171875
+    enemies = [Placed(at, 16, cooldown=NEVER), Placed(9, 16 + 1.25 + 1.171875, cooldown=NEVER)]
+    env = battle({"stalker": [Placed(9, 16)]}, {"stalker": enemies}, step_mul=1)
+    for _ in range(3):
+        act(env, ATTACK)
+    second = losses(env, 2, [ATTACK + 1], 9)
+    # 90 degrees are more than one loop's turn of 62.5: the swing begins in the second loop.
+    assert second == [(6, 14.0)]
+    assert of(env, "shield", 1) == 80
+
+
+def test_stopping_after_the_shot_keeps_the_cooldown() -> None:
+    enemy = Placed(12, 16, cooldown=NEVER)
+    env = battle({"marine": [Placed(9, 16)]}, {"marine": [enemy]}, step_mul=1)
+    assert losses(env, 1, [ATTACK], 2) == [(2, 6.0)]
+    act(env, STOP)
+    assert 10.7 < of(env, "cooldown", 0) < 13.8  # 12.77 to 15.77, set in loop 1, two loops ago
+    assert losses(env, 1, [ATTACK], 9) == []
+
+
+@pytest.mark.parametrize("action", [STOP, NORTH])
+def test_nobody_fires_without_an_order(action: int) -> None:
+    enemies = [Placed(10, 16, cooldown=NEVER), Placed(12, 16, cooldown=NEVER)]
+    env = battle({"marine": [Placed(9, 16)]}, {"marine": enemies})
+    for _ in range(3):
+        act(env, action)
+    assert see(env, "health")[0].tolist() == [45, 45, 45]
+
+
+def test_agents_do_not_fire_back_either() -> None:
+    env = battle({"marine": [Placed(9, 16)]}, {"marine": [Placed(12, 16)]})
+    for _ in range(3):
+        act(env, STOP)
+    assert of(env, "health", 0) < 45
+    assert of(env, "health", 1) == 45
+    assert (of(env, "x", 0), of(env, "y", 0)) == (9, 16)
+
+
+# ----------------------------------------------------- within a single loop
+
+
+def test_of_two_that_would_kill_each_other_in_one_loop_one_lives() -> None:
+    ours, theirs = Placed(9, 16, health=6), Placed(12, 16, looks=(-1, 0), health=6)
+    env = battle({"marine": [ours]}, {"marine": [theirs]}, n_envs=64, step_mul=1)
+    act(env, ATTACK)
+    after = act(env, ATTACK)
+    assert after.terminated.all()
+    alive = see(env, "health") > 0
+    assert (alive.sum(1) == 1).all()
+    assert 16 <= after.battle_won.sum() <= 48  # a fair coin: four standard deviations of 4
+
+
+def test_missiles_in_flight_kill_both() -> None:
+    ours = Placed(9, 16, health=1, shield=0, shield_wait=NEVER)
+    theirs = Placed(14, 16, looks=(-1, 0), health=1, shield=0, shield_wait=NEVER)
+    env = battle({"stalker": [ours]}, {"stalker": [theirs]})
+    act(env, ATTACK)  # both launch in loop 4, and are 3.75 apart: 4 loops of flight
+    assert see(env, "health").tolist() == [[0, 0]]
+
+
+def test_shots_at_one_target_in_one_loop_take_what_there_is() -> None:
+    allies = [Placed(9, 15), Placed(9, 16), Placed(9, 17)]
+    enemies = [Placed(12, 16, health=9, cooldown=NEVER), Placed(12, 18, cooldown=NEVER)]
+    env = battle({"marine": allies}, {"marine": enemies}, step_mul=1)
+    act(env, ATTACK, ATTACK, ATTACK)
+    after = act(env, ATTACK, ATTACK, ATTACK)
+    assert see(env, "health")[0].tolist() == [45, 45, 45, 0, 45]
+    # Three shots of 6 land in loop 2, but 9 health are all that can be taken; and a death's 10.
+    assert after.reward.item() == pytest.approx((9 + 10) * 20 / (2 * 55 + 200))
