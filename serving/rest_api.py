@@ -198,7 +198,7 @@ class RestApi:
         self._sessions.close(session)
 
     def models(self) -> ModelList:
-        return ModelList([model_answer(status) for status in self._service.statuses()])
+        return ModelList([model_answer(status) for status in self._service.repository.statuses()])
 
     def model(self, name: str, version: str | None) -> ModelAnswer:
         number = 0 if version is None else _whole_number(version)
@@ -215,16 +215,20 @@ class RestApi:
 
     async def _read_body(self, receive: Receive) -> bytes:
         """Raises: RequestTooLarge, as soon as the limit is passed."""
-        message = await receive()
-        body: bytes = message.get("body", b"")
-        while message.get("more_body", False) and len(body) <= self._max_body_bytes:
+        pieces: list[bytes] = []
+        room = self._max_body_bytes
+        more = True
+        while more:
             message = await receive()
-            body += message.get("body", b"")
-        if message["type"] == "http.disconnect":
-            raise errors.MalformedRequest("the caller left before its request had arrived")
-        if len(body) > self._max_body_bytes:
-            raise errors.RequestTooLarge(f"the body is over {self._max_body_bytes} bytes")
-        return body
+            if message["type"] == "http.disconnect":
+                raise errors.MalformedRequest("the caller left before its request had arrived")
+            piece: bytes = message.get("body", b"")
+            more = message.get("more_body", False)
+            pieces.append(piece)
+            room -= len(piece)
+            if room < 0:
+                raise errors.RequestTooLarge(f"the body is over {self._max_body_bytes} bytes")
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def read_body(self, request: Request) -> bytes:
         return await self._read_body(request.receive)

@@ -29,7 +29,9 @@ class ActRequest(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     each answer's `next_hidden`. With `session` the service holds memory and last action.
     """
 
-    obs: Annotated[list[float], Meta(description="What the agent observes: obs_dim numbers.")]
+    obs: Annotated[
+        list[float], Meta(description="What the agent observes: obs_dim numbers in [-1e6, 1e6].")
+    ]
     avail_actions: Annotated[
         list[bool | int],
         Meta(description="Whether each action may be taken: n_actions times true/false or 1/0."),

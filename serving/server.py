@@ -10,20 +10,17 @@ import signal
 import socket
 import sys
 import time
-from asyncio.events import TimerHandle
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import structlog
 import typer
-import uvicorn
 import uvloop
 from pydantic import ValidationError
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serving.grpc_api import GrpcApi
+from serving.http_server import http_server
 from serving.metrics import Metrics
 from serving.repository import Repository
 from serving.rest_api import RestApi
@@ -63,6 +60,7 @@ def _is_installed(distribution: str) -> bool:
 async def serve(settings: Settings) -> None:
     """Load the models, open both doors, and run until SIGTERM or SIGINT. Raises: StartError"""
     start = time.perf_counter()
+    stop = _signalled()
     repository = Repository(settings.models, settings.device)
     repository.load_all()
     if not repository.models():
@@ -71,137 +69,64 @@ async def serve(settings: Settings) -> None:
         log.info("model loaded", model=model.name, version=model.version, provider=model.provider)
     service = AgentService(repository, Metrics(), settings)
     sessions = Sessions(settings.max_sessions, settings.session_ttl_s)
-    rest = RestApi(service, sessions, settings.max_body_bytes)
-    http = _http_server(rest, settings)
+    rest = http_server(RestApi(service, sessions, settings.max_body_bytes), settings)
     listener = _listen(settings.host, settings.http_port)
-    try:
-        grpc_api = GrpcApi(
-            service,
-            _address(settings.host, settings.grpc_port),
-            settings.max_body_bytes,
-            settings.max_streams,
-        )
-    except RuntimeError as error:
-        raise StartError(f"gRPC port {settings.grpc_port}: {error}") from error
+    rpc = _grpc_api(service, settings)
     # What is loaded by now stays: the collector need not look at it again.
     gc.collect()
     gc.freeze()
-    await grpc_api.start()
-    http_task = asyncio.create_task(http.serve(sockets=[listener]))
-    while not http.started and not http_task.done():
+    await rpc.start()
+    serving = asyncio.create_task(rest.serve(sockets=[listener]))
+    while not rest.started and not serving.done():
         await asyncio.sleep(0.001)
     log.info(
         "ready",
         rest=f"http://{_address(settings.host, listener.getsockname()[1])}",
-        grpc=f"grpc://{_address(settings.host, grpc_api.port)}",
+        grpc=f"grpc://{_address(settings.host, rpc.port)}",
         models=[f"{model.name}/{model.version}" for model in repository.models()],
         start_s=round(time.perf_counter() - start, 3),
     )
-    await _wait_for_signal()
+    await stop.wait()
     log.info("draining")
+    await _drain(service, rpc, settings)
+    rest.should_exit = True
+    await asyncio.gather(rpc.stop(settings.grace_s), serving)
+    log.info("stopped")
+
+
+async def _drain(service: AgentService, rpc: GrpcApi, settings: Settings) -> None:
+    """Turn callers away, at both doors, until nothing runs and the load balancers know."""
     service.drain()
-    await grpc_api.say_not_serving()
+    await rpc.say_not_serving()
     await asyncio.sleep(settings.drain_delay_s)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(settings.grace_s):
             await service.drained()
-    http.should_exit = True
-    await asyncio.gather(grpc_api.stop(settings.grace_s), http_task)
-    log.info("stopped")
 
 
-async def _wait_for_signal() -> None:
-    """Return at the first SIGTERM or SIGINT; a second one kills the process as it always would."""
-    received = asyncio.Event()
+def _signalled() -> asyncio.Event:
+    """Set by the first SIGTERM or SIGINT; a second one kills the process as it always would."""
+    event = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, received.set)
-    await received.wait()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.remove_signal_handler(number)
+    numbers = (signal.SIGTERM, signal.SIGINT)
+
+    def receive() -> None:
+        event.set()
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+    for number in numbers:
+        loop.add_signal_handler(number, receive)
+    return event
 
 
-class _HttpServer(uvicorn.Server):
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Signals are for the whole process, not for this door."""
-        yield
-
-
-class _Joining:
-    """A transport that sends what is written in one turn of the event loop at once.
-
-    Else an answer's head and its body would be two system calls and two packets.
-    """
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport, self._loop = transport, loop
-        self._written: list[bytes] = []
-
-    def write(self, data: bytes) -> None:
-        if not self._written:
-            self._loop.call_soon(self._flush)
-        self._written.append(data)
-
-    def _flush(self) -> None:
-        if self._written:
-            self._transport.write(b"".join(self._written))
-            self._written.clear()
-
-    def close(self) -> None:
-        self._flush()
-        self._transport.close()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-
-class _PatientlessProtocol(HttpToolsProtocol):
-    """HTTP/1.1 whose requests have to arrive in time: a caller that stalls is hung up on."""
-
-    receive_timeout_s: float
-    _arrival: TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(cast(asyncio.Transport, _Joining(transport, self.loop)))
-        self._expect()
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        if self._arrival is None:
-            self._expect()
-
-    def on_message_complete(self) -> None:
-        self._forget()
-        super().on_message_complete()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._forget()
-        super().connection_lost(exc)
-
-    def _expect(self) -> None:
-        self._arrival = self.loop.call_later(self.receive_timeout_s, self.transport.close)
-
-    def _forget(self) -> None:
-        if self._arrival is not None:
-            self._arrival.cancel()
-            self._arrival = None
-
-
-def _http_server(app: RestApi, settings: Settings) -> uvicorn.Server:
-    timeout = {"receive_timeout_s": settings.receive_timeout_s}
-    config = uvicorn.Config(
-        app,
-        http=type("_Protocol", (_PatientlessProtocol,), timeout),
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=settings.keep_alive_s,
-        timeout_graceful_shutdown=max(1, round(settings.grace_s)),
-    )
-    return _HttpServer(config)
+def _grpc_api(service: AgentService, settings: Settings) -> GrpcApi:
+    """Raises: StartError"""
+    address = _address(settings.host, settings.grpc_port)
+    try:
+        return GrpcApi(service, address, settings.max_body_bytes, settings.max_streams)
+    except RuntimeError as error:
+        raise StartError(f"gRPC port {settings.grpc_port}: {error}") from error
 
 
 def _listen(host: str, port: int) -> socket.socket:

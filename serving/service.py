@@ -10,7 +10,7 @@ from serving.agent_model import AgentModel, Row, StepResult
 from serving.batcher import Batcher
 from serving.errors import AgentNotFound, InvalidRequest, SessionBusy, ShuttingDown
 from serving.metrics import Door, Metrics, error_code
-from serving.repository import ModelStatus, Repository
+from serving.repository import Repository
 from serving.settings import Settings
 
 NO_ACTION = -1
@@ -151,9 +151,6 @@ class AgentService:
         episode.hidden = result.next_hidden
         episode.last_action = result.action
         return result
-
-    def statuses(self) -> list[ModelStatus]:
-        return self.repository.statuses()
 
     @property
     def ready(self) -> bool:
