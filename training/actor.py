@@ -8,6 +8,7 @@ nothing, so a run repeats to the bit, and so it does whether the actor is a proc
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import io
 import os
 import pickle
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     import torch
 
     from training.envs.base import BatchedEnv
+    from training.networks.agent import DRQN
+    from training.rollout import BattleList
     from training.types import BattleRecord, EnvInfo, Episode
 
 POLL_SECONDS = 0.05
@@ -44,8 +47,12 @@ class StoppedError(Exception):
 
 @dataclass(frozen=True)
 class TestOrder:
-    """A greedy test with the order's weights, on battles never trained on."""
+    """A greedy test, on battles never trained on, of the weights that come with it."""
 
+    env_steps: int
+    episodes: int
+    gradient_steps: int
+    """Of the weights: how far the run was."""
     first_battle: int
     n_battles: int
     confirm_from: float
@@ -61,6 +68,19 @@ class Order:
     weights: dict[str, torch.Tensor]
     n_env_steps: int
     test: TestOrder | None = None
+    """A test to begin; one that is under way goes on otherwise."""
+    n_test_steps: int | None = None
+    """Steps of it to take now; None: all."""
+
+
+@dataclass(frozen=True)
+class TestResult:
+    """A test that is over."""
+
+    order: TestOrder
+    weights: dict[str, torch.Tensor]
+    tested: list[BattleRecord]
+    confirmed: list[BattleRecord]
 
 
 @dataclass(frozen=True)
@@ -68,16 +88,16 @@ class Result:
     """What a round brought."""
 
     episodes: list[Episode]
-    tested: list[BattleRecord]
-    confirmed: list[BattleRecord]
+    test: TestResult | None
+    """The test that ended in this round."""
     state: dict[str, Any]
-    """Of the rollout, to go on after this round."""
+    """To go on after this round."""
 
 
 class Actor(Protocol):
     """Plays rounds: `begin` each, then `finish` it."""
 
-    def start(self, rollout_state: dict[str, Any] | None) -> EnvInfo:
+    def start(self, state: dict[str, Any] | None) -> EnvInfo:
         """Be ready for the first round, going on from a `Result.state` if there is one."""
         ...
 
@@ -96,8 +116,8 @@ class LocalActor:
     def __init__(self, config: TrainConfig, device: str) -> None:
         self._config, self._device = config, device
 
-    def start(self, rollout_state: dict[str, Any] | None) -> EnvInfo:
-        self._player = Player(self._config, self._device, rollout_state)
+    def start(self, state: dict[str, Any] | None) -> EnvInfo:
+        self._player = Player(self._config, self._device, state)
         return self._player.info
 
     def begin(self, order: Order) -> None:
@@ -133,8 +153,8 @@ class ProcessActor:
         self._pipe = Connection(ours.detach())
         self._setup = (config, device)
 
-    def start(self, rollout_state: dict[str, Any] | None) -> EnvInfo:
-        self._send((*self._setup, rollout_state))
+    def start(self, state: dict[str, Any] | None) -> EnvInfo:
+        self._send((*self._setup, state))
         info: EnvInfo = self._receive(lambda: False)
         return info
 
@@ -184,58 +204,110 @@ class Failure:
 class Player:
     """The work itself, wherever it is done."""
 
-    def __init__(
-        self, config: TrainConfig, device: str, rollout_state: Mapping[str, Any] | None
-    ) -> None:
+    def __init__(self, config: TrainConfig, device: str, state: Mapping[str, Any] | None) -> None:
         # Imported here, so that a trainer can start its playing process before it imports torch.
         from training.exploration import LinearSchedule
-        from training.networks.agent import DRQN
         from training.rollout import AgentPolicy, Rollout
 
-        play, self._config, self._device = config.play, config, device
+        self._config, self._device = config, device
+        self._envs: dict[int, BatchedEnv] = {}
+        play = config.play
         env = self._make_env(play.batch_size_run)
         self.info = env.info
-        self._agent = DRQN(
-            env.info.obs_dim,
-            env.info.n_actions,
-            env.info.n_agents,
-            config.learning.rnn_hidden_dim,
-        ).to(device)
+        self._agent = self._build_agent()
         epsilon = LinearSchedule(play.epsilon_start, play.epsilon_finish, play.epsilon_anneal_time)
         policy = AgentPolicy(self._agent, env.n_envs, epsilon, config.task.seed)
         self._rollout = Rollout(env, policy)
-        if rollout_state is not None:
-            self._rollout.load_state_dict(rollout_state)
-        self._test_env: BatchedEnv | None = None
+        self._test: Test | None = None
+        if state is not None:
+            self._restore(state)
 
     def play(self, order: Order) -> Result:
+        if order.test is not None:
+            self._test = self._begin_test(order.test, order.weights)
+        ended = self._test.advance(order.n_test_steps) if self._test is not None else None
+        if ended is not None:
+            self._test = None
         self._agent.load_state_dict(order.weights)
-        tested, confirmed = self._test(order.test) if order.test else ([], [])
         episodes = self._rollout.play(order.n_env_steps)
-        return Result(episodes, tested, confirmed, self._rollout.state_dict())
+        return Result(episodes, ended, self._state())
 
-    def _test(self, order: TestOrder) -> tuple[list[BattleRecord], list[BattleRecord]]:
-        tested = self._play_greedily(order.first_battle, order.n_battles)
-        wins = sum(battle.battle_won for battle in tested)
-        if wins == 0 or wins < order.confirm_from * len(tested):
-            return tested, []
-        return tested, self._play_greedily(
-            order.first_battle + order.n_battles, order.confirm_battles
-        )
+    def _state(self) -> dict[str, Any]:
+        test = self._test.state() if self._test is not None else None
+        return {"rollout": self._rollout.state_dict(), "test": test}
 
-    def _play_greedily(self, first_battle: int, n_battles: int) -> list[BattleRecord]:
-        from training.rollout import AgentPolicy, play_battles
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        self._rollout.load_state_dict(state["rollout"])
+        if (test := state["test"]) is not None:
+            self._test = self._begin_test(TestOrder(**test["order"]), test["weights"])
+            self._test.advance(test["n_steps"])  # it comes to where it was
 
-        if self._test_env is None:
-            report = self._config.report
-            self._test_env = self._make_env(min(report.test_nepisode, report.confirm_nepisode))
-        policy = AgentPolicy(self._agent, self._test_env.n_envs)
-        battle_ids = range(first_battle, first_battle + n_battles)
-        return play_battles(self._test_env, policy, battle_ids)
+    def _begin_test(self, order: TestOrder, weights: Mapping[str, torch.Tensor]) -> Test:
+        agent = self._build_agent()
+        agent.load_state_dict(weights)
+        return Test(order, agent, self._test_env)
+
+    def _build_agent(self) -> DRQN:
+        from training.networks.agent import DRQN
+
+        info, hidden_dim = self.info, self._config.learning.rnn_hidden_dim
+        return DRQN(info.obs_dim, info.n_actions, info.n_agents, hidden_dim).to(self._device)
+
+    def _test_env(self, n_envs: int) -> BatchedEnv:
+        if n_envs not in self._envs:
+            self._envs[n_envs] = self._make_env(n_envs)
+        return self._envs[n_envs]
 
     def _make_env(self, n_envs: int) -> BatchedEnv:
         task = self._config.task
         return make_env(task.env, task.map_name, n_envs, task.seed, self._device, **task.env_args)
+
+
+class Test:
+    """A greedy test under way, and its confirmation if it turns out well."""
+
+    def __init__(
+        self, order: TestOrder, agent: DRQN, make_env: Callable[[int], BatchedEnv]
+    ) -> None:
+        self._order, self._agent, self._make_env = order, agent, make_env
+        self._n_steps = 0
+        self._tested: list[BattleRecord] = []  # empty until the confirmation begins
+        self._battles = self._begin(order.first_battle, order.n_battles)
+
+    def advance(self, n_steps: int | None) -> TestResult | None:
+        """Take so many steps, or all there are. Returns the result once the test is over."""
+        taken = self._battles.advance(n_steps)
+        self._n_steps += taken
+        if not self._battles.is_over:
+            return None
+        records = self._battles.records()
+        if self._tested:
+            return TestResult(self._order, self._weights(), self._tested, records)
+        if not self._wants_confirmation(records):
+            return TestResult(self._order, self._weights(), records, [])
+        self._tested = records
+        first_battle = self._order.first_battle + self._order.n_battles
+        self._battles = self._begin(first_battle, self._order.confirm_battles)
+        return self.advance(None if n_steps is None else n_steps - taken)
+
+    def state(self) -> dict[str, Any]:
+        """It comes to the same place again from its beginning by so many steps."""
+        order = dataclasses.asdict(self._order)
+        return {"order": order, "weights": self._weights(), "n_steps": self._n_steps}
+
+    def _wants_confirmation(self, records: list[BattleRecord]) -> bool:
+        wins = sum(record.battle_won for record in records)
+        return wins > 0 and wins >= self._order.confirm_from * len(records)
+
+    def _begin(self, first_battle: int, n_battles: int) -> BattleList:
+        from training.rollout import AgentPolicy, BattleList
+
+        policy = AgentPolicy(self._agent, n_battles)
+        battle_ids = range(first_battle, first_battle + n_battles)
+        return BattleList(self._make_env(n_battles), policy, battle_ids)
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        return dict(self._agent.state_dict())
 
 
 def send(pipe: Connection, message: Any) -> None:

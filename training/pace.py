@@ -19,6 +19,8 @@ class Counts:
     episodes: int = 0
     gradient_steps: int = 0
     test_battles: int = 0
+    tested_at: int = 0
+    """Environment steps at which the last test began."""
     seconds: float = 0.0
     """Of wall-clock, those before a resume included."""
 

@@ -11,6 +11,7 @@ never meet. An evaluation that shares neither uses another seed.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -236,13 +237,37 @@ def play_battles(env: BatchedEnv, policy: Policy, battle_ids: Sequence[int]) -> 
     Returns:
         The battles in the order of `battle_ids`.
     """
-    battles = Battles(env, keep_observations=False)
-    played = {
-        record.battle_id: record
-        for ended, transition in _play(battles, policy, battle_ids)
-        for record in battles.records(ended, transition)
-    }
-    return [played[battle_id] for battle_id in battle_ids]
+    playing = BattleList(env, policy, battle_ids)
+    playing.advance(None)
+    return playing.records()
+
+
+class BattleList:
+    """`play_battles`, some steps at a time."""
+
+    def __init__(self, env: BatchedEnv, policy: Policy, battle_ids: Sequence[int]) -> None:
+        self._battles = Battles(env, keep_observations=False)
+        self._steps = _play(self._battles, policy, battle_ids)
+        self._battle_ids = battle_ids
+        self._played: dict[int, BattleRecord] = {}
+
+    def advance(self, n_steps: int | None) -> int:
+        """Take so many steps of the E battles, or all there are. Returns how many it took."""
+        taken = 0
+        for ended, transition in itertools.islice(self._steps, n_steps):
+            taken += 1
+            if ended.any():
+                for record in self._battles.records(ended, transition):
+                    self._played[record.battle_id] = record
+        return taken
+
+    @property
+    def is_over(self) -> bool:
+        return len(self._played) == len(self._battle_ids)
+
+    def records(self) -> list[BattleRecord]:
+        """The battles in the order they were asked for, once all are over."""
+        return [self._played[battle_id] for battle_id in self._battle_ids]
 
 
 def rebuild_episodes(
@@ -268,6 +293,8 @@ def rebuild_episodes(
     n_given = 0
     with _naming_the_battle():
         for ended, transition in _play(battles, LoggedPolicy(battles.env, logged), list(logged)):
+            if not ended.any():
+                continue
             for episode in battles.episodes(ended, transition):
                 _require_equal(episode.record, logged[episode.battle_id])
                 waiting[episode.battle_id] = episode
@@ -279,7 +306,7 @@ def rebuild_episodes(
 def _play(
     battles: Battles, policy: Policy, battle_ids: Sequence[int]
 ) -> Iterator[tuple[torch.Tensor, Transition]]:
-    """Yields, whenever battles of the list end, their slots ([E] bool) and the transition."""
+    """Yields, for each step, which slots' battles it ended ([E] bool) and the transition."""
     env, queue = battles.env, deque(battle_ids)
     if env.n_envs > len(queue):
         raise ValueError(f"{env.n_envs} battles in parallel, but {len(queue)} to play")
@@ -296,9 +323,8 @@ def _play(
         transition = battles.step(policy.act(observation))
         observation = transition.observation
         free = busy & (transition.terminated | transition.truncated)
-        if free.any():
-            yield free, transition
-            busy = busy & ~free
+        busy = busy & ~free
+        yield free, transition
 
 
 class AgentPolicy:

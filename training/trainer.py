@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from training import checkpoint
-from training.actor import Actor, ActorError, Order, Result, StoppedError, TestOrder
+from training.actor import Actor, ActorError, Order, Result, StoppedError, TestOrder, TestResult
 from training.algorithms.q_learner import LearnerConfig, NonFiniteLossError, QLearner
 from training.config import TrainConfig
 from training.curve import draw_curve
@@ -94,6 +94,7 @@ class Trainer:
         self.replay = ReplayBuffer(info, size, np.random.default_rng(seed), device)
         self.counts, self.since_report = Counts(), SinceReport()
         self.best: checkpoint.State | None = None
+        self._testing = False
         self._unsaved: checkpoint.State | None = None
         cursor = self._restore(saved) if saved is not None else 0
         self._write_best()
@@ -127,7 +128,7 @@ class Trainer:
         return reason
 
     def _play_a_round(self) -> None:
-        order = self._order(self.round_size, test=self._test_is_due())
+        order = self._order(self.round_size, self._test_is_due(), self.config.play.round_steps)
         self.actor.begin(order)
         self._learn()
         result = self.actor.finish(self.stop)
@@ -136,10 +137,11 @@ class Trainer:
         self._save_and_draw_now_and_then()
         self._tell()
 
-    def _order(self, n_env_steps: int, test: bool) -> Order:
+    def _order(self, n_env_steps: int, test: bool, n_test_steps: int | None = None) -> Order:
+        """Play so many steps with the present weights, and perhaps begin a test of them. A test
+        takes as many rounds as it needs: the actor has time to spare for its steps."""
         weights = {k: v.detach().clone() for k, v in self.learner.agent.state_dict().items()}
-        self._ordered_at = dataclasses.replace(self.counts)
-        return Order(weights, n_env_steps, self._test_order() if test else None)
+        return Order(weights, n_env_steps, self._test_order() if test else None, n_test_steps)
 
     def _learn(self) -> None:
         """Take the gradient steps due for the episodes received so far."""
@@ -162,8 +164,8 @@ class Trainer:
         self.counts.episodes += len(result.episodes)
         self.counts.seconds = self.speed.seconds()
         self.speed.mark(self.counts.env_steps)
-        if order.test is not None:
-            self._receive_test(order, result)
+        if result.test is not None:
+            self._receive_test(result.test)
         if crossed(self.config.report.log_interval, before, self.counts.env_steps):
             self._report()
 
@@ -198,28 +200,34 @@ class Trainer:
     # ------------------------------------------------------- tests and reports
 
     def _test_is_due(self) -> bool:
-        now = self.counts.env_steps
-        return now > 0 and crossed(self.config.report.test_interval, now - self.round_size, now)
+        interval, counts = self.config.report.test_interval, self.counts
+        return not self._testing and crossed(interval, counts.tested_at, counts.env_steps)
 
     def _test_order(self) -> TestOrder:
         """A test is confirmed if as many are won as by the best so far, or as the goal wants."""
-        report, goal = self.config.report, self.config.stop.until_win_rate
+        counts, report, goal = self.counts, self.config.report, self.config.stop.until_win_rate
+        counts.tested_at = counts.env_steps
+        self._testing = True
         return TestOrder(
-            first_battle=TEST_BATTLES + self.counts.test_battles,
+            env_steps=counts.env_steps,
+            episodes=counts.episodes,
+            gradient_steps=counts.gradient_steps,
+            first_battle=TEST_BATTLES + counts.test_battles,
             n_battles=report.test_nepisode,
             confirm_from=min(self._best_win_rate(), 1.0 if goal is None else goal),
             confirm_battles=report.confirm_nepisode,
         )
 
-    def _receive_test(self, order: Order, result: Result) -> None:
+    def _receive_test(self, test: TestResult) -> None:
         """Write the test down, and keep the tested weights if they are the best so far."""
-        self.counts.test_battles += len(result.tested) + len(result.confirmed)
-        row: Row = {"t_env": self._ordered_at.env_steps, **scalars_of_test(result.tested, "test_")}
-        if result.confirmed:
-            row |= scalars_of_test(result.confirmed, "confirm_")
+        self._testing = False
+        self.counts.test_battles += len(test.tested) + len(test.confirmed)
+        row: Row = {"t_env": test.order.env_steps, **scalars_of_test(test.tested, "test_")}
+        if test.confirmed:
+            row |= scalars_of_test(test.confirmed, "confirm_")
         self._write(row)
         if row.get("confirm_battle_won_mean", 0.0) > self._best_win_rate():
-            self.best = self._agent_state(order.weights, self._ordered_at, result.confirmed)
+            self.best = self._agent_state(test.weights, test.order, test.confirmed)
             self._write_best()
 
     def _best_win_rate(self) -> float:
@@ -277,7 +285,7 @@ class Trainer:
         return {
             **self._agent_state(learner["agent"], self.counts, []),
             "learner": learner,
-            "rollout": result.state,
+            "actor": result.state,
             "replay": self.replay.state_dict(),
             "records": self.replay.records(),
             "counts": dataclasses.asdict(self.counts),
@@ -299,6 +307,7 @@ class Trainer:
             checkpoint.records_from_state(saved["battles_to_report"]), saved["learning_to_report"]
         )
         self.best = saved["best"]
+        self._testing = saved["actor"]["test"] is not None
         return int(saved["metrics_cursor"])
 
     def _write_best(self) -> None:
@@ -351,13 +360,16 @@ class Trainer:
         self._saved_at = time.monotonic()
 
     def _agent_state(
-        self, weights: Mapping[str, torch.Tensor], counts: Counts, tested: list[BattleRecord]
+        self,
+        weights: Mapping[str, torch.Tensor],
+        of: Counts | TestOrder,
+        tested: list[BattleRecord],
     ) -> checkpoint.State:
         wins = sum(battle.battle_won for battle in tested)
         counters = {
-            "env_steps": counts.env_steps,
-            "episodes": counts.episodes,
-            "gradient_steps": counts.gradient_steps,
+            "env_steps": of.env_steps,
+            "episodes": of.episodes,
+            "gradient_steps": of.gradient_steps,
             "win_rate": wins / len(tested) if tested else None,
             "win_rate_episodes": len(tested),
         }

@@ -104,10 +104,13 @@ def test_stopped_before_the_first_round_it_leaves_nothing_to_go_on_from(tmp_path
 
 def test_battles_of_the_simulator_go_on_too(tmp_path: Path) -> None:
     values = {"env": "skirmish", "map_name": "3m", "batch_size_run": 8, "round_steps": 8}
-    values |= {"t_max": 400, "test_interval": 10_000, "buffer_size": 8, "confirm_nepisode": 1}
+    values |= {"t_max": 400, "test_interval": 250, "buffer_size": 8, "confirm_nepisode": 1}
     config = small_config(**values, test_nepisode=1)
     run(config, tmp_path / "whole")
     run(with_values(config, {"t_max": 300}, "test"), tmp_path / "parts")
+    state = load_last(RunFolder(tmp_path / "parts"))
+    assert state is not None
+    assert state["actor"]["test"]["n_steps"] == 8  # a test is under way
     run(config, tmp_path / "parts")
     assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
     assert weights_sha256(tmp_path / "parts") == weights_sha256(tmp_path / "whole")
