@@ -14,12 +14,11 @@ import pytest
 from serving import errors, grpc_api, rest_api
 from serving.client import Units
 from tests.artifacts import write_artifact
+from tests.serving.generate import PROTOS, generate
 from tests.serving.running import RunningServer
 from tests.venvs import ROOT, cached_venv, pip_install, run
 
 SERVING = sorted((ROOT / "serving").rglob("*.py"))
-PROTOS = {"unmix/v1/agent_service.proto": True, "unmix/onnx/outline.proto": False}
-"""Each contract, and whether it has a service."""
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -89,14 +88,7 @@ def test_each_door_has_a_word_for_every_error(
 
 
 def test_generated_code_is_that_of_the_contracts(tmp_path: Path) -> None:
-    python = cached_venv("protoc", "grpcio-tools==1.76.0")
-    for proto, has_service in PROTOS.items():
-        service = [f"--grpc_python_out={tmp_path}"] if has_service else []
-        run(
-            [str(python), "-m", "grpc_tools.protoc", "-I", "serving/pb=proto", f"proto/{proto}",
-             f"--python_out={tmp_path}", f"--pyi_out={tmp_path}", *service]
-        )  # fmt: skip
-    fresh = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*.py*")}
+    fresh = {path.relative_to(tmp_path): path.read_bytes() for path in generate(tmp_path)}
     committed = {
         path.relative_to(ROOT): path.read_bytes()
         for path in (ROOT / "serving" / "pb").rglob("*_pb2*.py*")
@@ -104,6 +96,8 @@ def test_generated_code_is_that_of_the_contracts(tmp_path: Path) -> None:
     }
     assert len(fresh) == 5
     assert fresh == committed, "run `make proto` and commit what it writes"
+    contracts = (ROOT / "proto").rglob("*.proto")
+    assert {str(path.relative_to(ROOT / "proto")) for path in contracts} == set(PROTOS)
 
 
 @pytest.fixture(scope="module")
