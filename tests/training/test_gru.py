@@ -9,7 +9,7 @@ from torch import Tensor
 from training.networks.gru import library_gru, packed_gru
 
 WIDTHS = [5, 5, 3, 3, 1, 1, 1]
-N_HIDDEN = 6
+N_INPUTS, N_HIDDEN = 4, 6
 
 
 def previous_rows(widths: list[int]) -> Tensor:
@@ -32,8 +32,8 @@ def stepped(x: Tensor, widths: list[int], cell: torch.nn.GRUCell) -> Tensor:
 @pytest.mark.parametrize("widths", [WIDTHS, [4], [2, 2, 2], [3, 1]])
 def test_states_and_gradients_equal_the_stepped_cell(widths: list[int]) -> None:
     torch.manual_seed(0)
-    cell = torch.nn.GRUCell(N_HIDDEN, N_HIDDEN).double()
-    x = torch.randn(sum(widths), N_HIDDEN, dtype=torch.float64, requires_grad=True)
+    cell = torch.nn.GRUCell(N_INPUTS, N_HIDDEN).double()
+    x = torch.randn(sum(widths), N_INPUTS, dtype=torch.float64, requires_grad=True)
     direction = torch.randn(sum(widths), N_HIDDEN, dtype=torch.float64)
     inputs = [x, *cell.parameters()]
     expected = stepped(x, widths, cell)

@@ -37,10 +37,8 @@ def packed_gru(
         [R, H], the state after each input.
     """
     weights = (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
-    if x.is_cuda:  # cuDNN knows this layout
-        zeros = x.new_zeros(1, widths[0], cell.hidden_size)
-        batch_sizes = torch.tensor(widths)
-        return torch._VF.gru(x, batch_sizes, zeros, weights, True, 1, 0.0, True, False)[0]
+    if x.is_cuda:
+        return library_gru(x, widths, cell)
     return _PackedGRU.apply(x, *weights, tuple(widths), previous_rows)  # type: ignore[no-any-return,no-untyped-call]
 
 
@@ -71,7 +69,7 @@ class _PackedGRU(torch.autograd.Function):
         two = 2 * n_hidden
         bias = torch.cat([bias_ih[:two] + bias_hh[:two], 2 * bias_ih[two:]])
         gates = torch.addmm(bias, x, torch.cat([weight_ih[:two], 2 * weight_ih[two:]]).t())
-        hidden, new_from_hidden = torch.empty_like(x), torch.empty_like(x)
+        hidden, new_from_hidden = (x.new_empty(len(x), n_hidden) for _ in range(2))
         weight_rz, weight_n = weight_hh[:two].t(), weight_hh[two:].t()
         minus_one = x.new_tensor(-1.0)
         h = x.new_zeros(widths[0], n_hidden)
