@@ -17,8 +17,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from training.evaluate import Evaluation, run
 from training.evaluate import Command as Evaluate
+from training.evaluate import Evaluation, run
 
 Play = Callable[[str, str, int], Evaluation]
 """Map, policy, number of battles -> how it fared."""

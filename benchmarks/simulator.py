@@ -1,4 +1,4 @@
-"""`python -m benchmarks.simulator`: steps per second of random legal play, observations included."""
+"""`python -m benchmarks.simulator`: steps per second of random play, observations included."""
 
 from __future__ import annotations
 

@@ -1,0 +1,49 @@
+# `make help` lists what there is.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format proto calibration bench clean
+
+help: ## this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(STAMP) ## a virtual environment with everything, in .venv
+
+# torch first and by itself: as a CPU build where pip finds one (see README), it saves 3 GB.
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet 'torch==2.13.0' || $(BIN)/python -m pip install --quiet torch
+	$(BIN)/python -m pip install --quiet -e '.[train,serve,dev]'
+	@touch $@
+
+demo: setup ## train 3s5z from scratch, export, serve, win over gRPC (about 12 minutes)
+	$(BIN)/python -m training.demo
+
+test: setup check ## the whole suite: linters, types, tests
+	$(BIN)/python -m pytest -q
+
+check: setup ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup ## let ruff format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+proto: setup ## regenerate serving/pb from proto/
+	$(BIN)/python -m tests.serving.generate
+
+calibration: setup ## the simulator beside the real game's published numbers
+	$(BIN)/python -m benchmarks.calibration
+
+bench: setup ## simulator and learner speed
+	$(BIN)/python -m benchmarks.simulator
+	$(BIN)/python -m benchmarks.learner
+
+clean: ## remove the virtual environment and caches
+	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache
