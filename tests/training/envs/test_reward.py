@@ -1,0 +1,209 @@
+"""The reward of scripted fights, and how battles end. Rewards are given in points before scaling.
+
+A map's points are 10 for each enemy's death, 200 for the win and all the enemies' health and
+shields; SMAC scales them so that a win without regeneration sums to 20.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.training.envs.battlefield import (
+    ATTACK,
+    NEVER,
+    STOP,
+    Placed,
+    act,
+    alter,
+    battle,
+    of,
+    put,
+)
+from training.envs.skirmish.env import SkirmishEnv
+
+FAR = Placed(30, 30)
+TWO_MARINES = 2 * 10 + 200 + 2 * 45  # 310 points
+
+
+def marines(n_allies: int, *enemies: Placed, **options: Any) -> SkirmishEnv:
+    """Marines at (9, 16), (9, 17), ... against these."""
+    allies = [Placed(9, 16 + i) for i in range(n_allies)]
+    return battle({"marine": allies}, {"marine": list(enemies)}, **options)
+
+
+def test_the_reward_of_each_step_of_a_fight() -> None:
+    enemies = [Placed(12, 16, health=13, cooldown=NEVER), Placed(12, 17, health=6, cooldown=NEVER)]
+    env = marines(2, *enemies)
+    points = []
+
+    def step(*actions: int, ready: tuple[int, ...]) -> bool:
+        """In a step each marine that is `ready` fires once, in loop 2; the others cannot."""
+        for agent in (0, 1):
+            alter(env, agent, cooldown=0 if agent in ready else NEVER)
+        after = act(env, *actions)
+        points.append(after.reward.item() * TWO_MARINES / 20)
+        assert after.battle_won.item() is after.terminated.item()
+        return bool(after.terminated.item())
+
+    assert not step(ATTACK, ATTACK, ready=(0, 1))  # 13 - 12
+    assert not step(STOP, STOP, ready=(0, 1))
+    assert not step(ATTACK, STOP, ready=(0,))  # the last point of health, and a death
+    assert not step(STOP, STOP, ready=(0, 1))  # the dead pay once
+    assert step(STOP, ATTACK + 1, ready=(1,))  # 6, a death, the win
+    assert points == pytest.approx([12, 0, 1 + 10, 0, 6 + 10 + 200], abs=1e-4)
+    # The battle is over: it stands still, and pays no more.
+    assert not step_pays(env)
+
+
+def step_pays(env: SkirmishEnv) -> bool:
+    after = act(env, STOP, STOP)
+    assert after.terminated.all()
+    assert not after.battle_won.any()
+    return bool(after.reward.any())
+
+
+def test_a_clean_win_sums_to_exactly_20() -> None:
+    env = SkirmishEnv("8m", 1)  # 80 + 200 + 360 = 640 points: divided by 32, which float32 can
+    for i in range(8):
+        put(env, i, Placed(12, 12 + i))
+        put(env, 8 + i, Placed(14, 12 + i, cooldown=NEVER))
+    total, target = 0.0, 0
+    for _ in range(40):
+        while of(env, "health", 8 + target) == 0:
+            target += 1
+        after = act(env, *[ATTACK + target if abs(i - target) <= 5 else STOP for i in range(8)])
+        total += after.reward.item()
+        if after.terminated.item():
+            break
+    assert after.battle_won.item()
+    assert after.dead_enemies.item() == 8
+    assert after.dead_allies.item() == 0
+    assert total == 20
+
+
+def test_a_death_pays_what_was_left_of_health_and_shield() -> None:
+    enemies = [Placed(10, 16, health=2, shield=3, shield_wait=NEVER, cooldown=NEVER), FAR]
+    env = battle({"zealot": [Placed(9, 16)]}, {"zealot": enemies}, step_mul=1)
+    reward = act(env, ATTACK).reward.item()
+    # 8 against a shield of 3: 5 are left, less 1 of armor is 4, more than the health of 2.
+    assert reward == pytest.approx((2 + 3 + 10) * 20 / (2 * 160 + 200))
+    assert act(env, STOP).reward.item() == 0
+
+
+def test_enemy_shields_that_grow_pay_too() -> None:
+    env = battle({"marine": [Placed(9, 16)]}, {"stalker": [FAR]})
+    scale = 20 / (10 + 200 + 160)
+    put(env, 1, Placed(30, 30, shield=70))
+    assert act(env, STOP).reward.item() == pytest.approx(1 * scale)  # 8 loops of 0.125
+    alter(env, 1, shield=79.5)
+    assert act(env, STOP).reward.item() == pytest.approx(0.5 * scale)
+    assert act(env, STOP).reward.item() == 0
+
+
+def test_regeneration_and_damage_offset_each_other() -> None:
+    enemies = [Placed(12, 16, cooldown=NEVER), Placed(30, 30, shield=10)]
+    env = battle({"marine": [Placed(9, 16)]}, {"stalker": enemies})
+    scale = 20 / (2 * 170 + 200)
+    assert act(env, ATTACK).reward.item() == pytest.approx((6 - 1) * scale)
+
+
+def test_what_happens_to_allies_costs_nothing_by_default() -> None:
+    env = marines(2, Placed(12, 16))
+    assert act(env, STOP, STOP).reward.item() == 0
+    assert of(env, "health", 0) + of(env, "health", 1) == 84
+
+
+def test_with_negative_rewards_damage_and_deaths_of_allies_cost() -> None:
+    scale = 20 / (10 + 200 + 45)
+    env = marines(2, Placed(12, 16), reward_only_positive=False)
+    alter(env, 1, x=30, y=30)
+    assert act(env, STOP, STOP).reward.item() == pytest.approx(-0.5 * 6 * scale)
+    alter(env, 0, health=4)
+    alter(env, 2, cooldown=0)
+    assert act(env, STOP, STOP).reward.item() == pytest.approx(-0.5 * (4 + 10) * scale)
+    assert act(env, 0, STOP).reward.item() == 0  # counted once
+
+
+def test_the_scale_of_negative_rewards_and_the_price_of_defeat() -> None:
+    options = {"reward_negative_scale": 0.25, "reward_defeat": -8.0, "reward_death_value": 12.0}
+    env = marines(1, Placed(12, 16), reward_only_positive=False, **options)
+    alter(env, 0, health=4)
+    after = act(env, STOP)
+    assert after.reward.item() == pytest.approx((-0.25 * (4 + 12) - 8) * 20 / (12 + 200 + 45))
+    assert after.terminated.item()
+    assert not after.battle_won.item()
+
+
+def test_enemy_regeneration_costs_with_negative_rewards() -> None:
+    env = battle({"marine": [FAR]}, {"stalker": [Placed(9, 9)]}, reward_only_positive=False)
+    alter(env, 1, shield=70)
+    assert act(env, STOP).reward.item() == pytest.approx(-1 * 20 / 370)
+
+
+def test_rewards_need_not_be_scaled() -> None:
+    env = marines(1, Placed(12, 16, health=6, cooldown=NEVER), reward_scale=False)
+    assert act(env, ATTACK).reward.item() == 6 + 10 + 200
+    env = marines(1, Placed(12, 16, health=6, cooldown=NEVER), reward_scale_rate=51, reward_win=50)
+    assert act(env, ATTACK).reward.item() == pytest.approx((6 + 10 + 50) * 51 / (10 + 50 + 45))
+
+
+@pytest.mark.parametrize(("scaled", "unit"), [(True, 20 / TWO_MARINES), (False, 1.0)])
+def test_sparse_rewards_are_scaled_all_the_same(scaled: bool, unit: float) -> None:
+    options = {"reward_sparse": True, "reward_scale": scaled}
+    enemies = [Placed(12, 16, health=6, cooldown=NEVER), Placed(12, 17, health=6, cooldown=NEVER)]
+    env = marines(1, *enemies, **options)
+    assert act(env, ATTACK).reward.item() == 0  # a death, but no win yet
+    alter(env, 0, cooldown=0)
+    assert act(env, ATTACK + 1).reward.item() == pytest.approx(unit)
+    env = marines(1, Placed(12, 16), FAR, **options)
+    alter(env, 0, health=6)
+    assert act(env, STOP).reward.item() == pytest.approx(-unit)
+
+
+def test_a_defeat_pays_for_what_was_done() -> None:
+    env = marines(1, Placed(12, 16, looks=(-1, 0)), FAR)
+    alter(env, 0, health=6)
+    after = act(env, STOP)
+    assert after.terminated.item()
+    assert not after.battle_won.item()
+    assert (after.reward.item(), after.dead_allies.item(), after.dead_enemies.item()) == (0, 1, 0)
+
+
+def test_nobody_wins_when_all_are_dead() -> None:
+    ours = Placed(9, 16, health=1, shield=0, shield_wait=NEVER)
+    theirs = Placed(14, 16, looks=(-1, 0), health=1, shield=0, shield_wait=NEVER)
+    env = battle({"stalker": [ours]}, {"stalker": [theirs]}, step_mul=8)
+    after = act(env, ATTACK)  # both missiles are launched in loop 4 and land in loop 8
+    assert after.terminated.item()
+    assert not after.truncated.item()
+    assert not after.battle_won.item()
+    assert (after.dead_allies.item(), after.dead_enemies.item()) == (1, 1)
+    assert after.reward.item() == pytest.approx((1 + 10) * 20 / 370)  # without the win's 200
+
+
+@pytest.mark.parametrize("continuing", [False, True])
+def test_time_runs_out(continuing: bool) -> None:
+    env = marines(1, FAR, limit=3, continuing_episode=continuing)
+    assert env.info.episode_limit == 3
+    assert env.info.continuing_episode is continuing
+    for _ in range(2):
+        after = act(env, STOP)
+        assert not (after.terminated | after.truncated).item()
+    for _ in range(2):  # the second time the battle already stands still
+        after = act(env, STOP)
+        assert after.truncated.item()
+        assert not after.terminated.item()
+        assert not after.battle_won.item()
+        assert after.reward.item() == 0
+    env.reset()
+    assert not act(env, STOP).truncated.item()
+
+
+def test_a_battle_decided_in_its_last_step_has_not_run_out_of_time() -> None:
+    env = marines(1, Placed(12, 16, health=6, cooldown=NEVER), limit=1)
+    after = act(env, ATTACK)
+    assert after.terminated.item()
+    assert after.battle_won.item()
+    assert not after.truncated.item()
