@@ -598,6 +598,16 @@ async def _get_model_http(url: PolicyUrl, timeout_s: float) -> ModelInfo:
 
 
 @functools.cache
+def _keep_grpc() -> None:
+    """Hold on to gRPC's queue for good.
+
+    It is taken down with the last channel, by whichever thread collects that as garbage, while the
+    event loop may be reading from it.
+    """
+    grpc.aio.init_grpc_aio()
+
+
+@functools.cache
 def _background_loop() -> asyncio.AbstractEventLoop:
     """The event loop of everything here that is called from plain code, on a thread of its own.
 
@@ -623,6 +633,7 @@ async def _gather(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
 
 
 def _grpc_channel(url: PolicyUrl) -> grpc.aio.Channel:
+    _keep_grpc()
     options = [
         # Without this, channels to one address share a connection.
         ("grpc.use_local_subchannel_pool", 1),
