@@ -97,8 +97,12 @@ class Result:
 class Actor(Protocol):
     """Plays rounds: `begin` each, then `finish` it."""
 
-    def start(self, state: dict[str, Any] | None) -> EnvInfo:
-        """Be ready for the first round, going on from a `Result.state` if there is one."""
+    def start(self, state: dict[str, Any] | None, stop: Callable[[], bool]) -> EnvInfo:
+        """Be ready for the first round, going on from a `Result.state` if there is one.
+
+        Raises:
+            StoppedError: as `finish` does.
+        """
         ...
 
     def begin(self, order: Order) -> None: ...
@@ -116,7 +120,7 @@ class LocalActor:
     def __init__(self, config: TrainConfig, device: str) -> None:
         self._config, self._device = config, device
 
-    def start(self, state: dict[str, Any] | None) -> EnvInfo:
+    def start(self, state: dict[str, Any] | None, stop: Callable[[], bool]) -> EnvInfo:
         self._player = Player(self._config, self._device, state)
         return self._player.info
 
@@ -136,7 +140,7 @@ class ProcessActor:
     """Plays in a process of its own, with one thread.
 
     The process is started at once, so that it imports while its parent does. It dies with its
-    parent, however that ends, and leaves signals to it.
+    parent, however that ends, and leaves signals to it: a Ctrl-C does not reach its process group.
     """
 
     def __init__(self, config: TrainConfig, device: str) -> None:
@@ -148,14 +152,15 @@ class ProcessActor:
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             env=environment,
+            process_group=0,
         )
         theirs.close()
         self._pipe = Connection(ours.detach())
         self._setup = (config, device)
 
-    def start(self, state: dict[str, Any] | None) -> EnvInfo:
+    def start(self, state: dict[str, Any] | None, stop: Callable[[], bool]) -> EnvInfo:
         self._send((*self._setup, state))
-        info: EnvInfo = self._receive(lambda: False)
+        info: EnvInfo = self._receive(stop)
         return info
 
     def begin(self, order: Order) -> None:
@@ -341,7 +346,10 @@ def main() -> None:
     try:
         import torch
 
+        from training.allocator import keep_freed_memory
+
         torch.set_num_threads(1)
+        keep_freed_memory()
         player = Player(*receive(pipe))
         send(pipe, player.info)
         while True:

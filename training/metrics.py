@@ -11,6 +11,9 @@ Every row of metrics.jsonl has `t_env`, the environment steps it speaks of, and 
         test_battle_won_ci95 is the 95 % interval of its win rate
     confirm_...   the same over the fresh battles that confirm a test
 
+A test is played beside the battles for learning, so its row comes some reports after the one of
+the same `t_env`.
+
 `CLOCK` names the fields that depend on the machine; all others repeat to the bit on a CPU.
 """
 

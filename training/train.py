@@ -150,7 +150,7 @@ def train(folder: RunFolder, config: TrainConfig, goes_on: bool, stop: StopSigna
             saved = checkpoint.load_last(folder) if goes_on else None
             checkpoint.tidy(folder)
             folder.save_config(config)
-            info = actor.start(saved["actor"] if saved is not None else None)
+            info = actor.start(saved["actor"] if saved is not None else None, stop)
             trainer = Trainer(config, folder, info, device, actor, progress, stop, STARTED, saved)
             reason = trainer.run()
         except StoppedError:

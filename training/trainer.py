@@ -24,7 +24,7 @@ import torch
 from training import checkpoint
 from training.actor import Actor, ActorError, Order, Result, StoppedError, TestOrder, TestResult
 from training.algorithms.q_learner import LearnerConfig, NonFiniteLossError, QLearner
-from training.config import TrainConfig
+from training.config import ConfigError, TrainConfig
 from training.curve import draw_curve
 from training.envs import make_env
 from training.envs.base import BatchedEnv
@@ -89,7 +89,10 @@ class Trainer:
         )
         torch.manual_seed(seed)
         self.learner = QLearner(info, learner_config(config), torch.device(device))
-        size = replay_size(info, learning.buffer_size, learning.buffer_bytes)
+        try:
+            size = replay_size(info, learning.buffer_size, learning.buffer_bytes)
+        except ValueError as error:
+            raise ConfigError(f"buffer_bytes: {error}") from error
         progress.say(introduction(config, info, device, size))
         self.replay = ReplayBuffer(info, size, np.random.default_rng(seed), device)
         self.counts, self.since_report = Counts(), SinceReport()
@@ -163,7 +166,8 @@ class Trainer:
         self.counts.env_steps += order.n_env_steps
         self.counts.episodes += len(result.episodes)
         self.counts.seconds = self.speed.seconds()
-        self.speed.mark(self.counts.env_steps)
+        if order.n_env_steps:
+            self.speed.mark(self.counts.env_steps)
         if result.test is not None:
             self._receive_test(result.test)
         if crossed(self.config.report.log_interval, before, self.counts.env_steps):

@@ -50,7 +50,7 @@ def training(
     with folder.lock(), contextlib.closing(actor):
         folder.save_config(config)
         saved = checkpoint.load_last(folder)
-        info = actor.start(saved["actor"] if saved is not None else None)
+        info = actor.start(saved["actor"] if saved is not None else None, lambda: False)
         progress = Progress(config.stop.t_max, out=io.StringIO())
         started = time.monotonic()
         yield Trainer(config, folder, info, "cpu", actor, progress, stop, started, saved)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import subprocess
 import sys
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from training.checkpoint import load_agent
 from training.config import load_preset, with_values
+from training.envs import two_step
 from training.run_folder import RunFolder
 from training.train import choose_device, choose_run, main
 
@@ -106,6 +109,17 @@ def test_a_run_folder_that_lost_its_log_is_refused(
     RunFolder(tmp_path / "mine").metrics.unlink()
     assert main(["--resume", "mine", *here[:2]]) == 1
     assert "metrics.jsonl: lost lines that the checkpoint counts on" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_finite_is_said_and_the_exit_code_is_not_zero(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(two_step, "PAYOFF_2B", ((math.nan, 1.0), (1.0, 8.0)))
+    assert main([*SMALL, "--env-steps", "640", "--runs-dir", str(tmp_path), "--name", "bad"]) == 1
+    said = capsys.readouterr().err
+    assert "error: gradient step 1: loss nan" in said
+    assert f"the last good checkpoint is in {tmp_path / 'bad' / 'checkpoints'}" in said
+    assert load_agent(tmp_path / "bad", "last").gradient_steps == 0
 
 
 def test_help_explains_every_setting() -> None:
