@@ -15,7 +15,8 @@ class UnavailableActionError(ValueError):
 
     def __init__(self, battle: int, agent: int, action: int) -> None:
         super().__init__(
-            f"battle {battle}: agent {agent} was given action {action}, which is not available to it"
+            f"battle {battle}: agent {agent} was given action {action}, "
+            "which is not available to it"
         )
         self.battle, self.agent, self.action = battle, agent, action
 
