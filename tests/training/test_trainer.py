@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.training.runs import metrics, run, small_config, training, weights_sha256
+from training.actor import ActorError
 from training.algorithms.q_learner import NonFiniteLossError
 from training.checkpoint import load_agent, load_last
 from training.config import load_preset, with_values
@@ -125,6 +126,12 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_last_good_checkpoint(
     agent = load_agent(tmp_path, "last")
     assert all(weight.isfinite().all() for weight in agent.weights.values())
     assert agent.env_steps > 0
+
+
+def test_what_fails_in_the_playing_process_is_said_in_this_one(tmp_path: Path) -> None:
+    config = small_config(env="skirmish", map_name="3n")
+    with pytest.raises(ActorError, match="3m"):
+        run(config, tmp_path, process=True)
 
 
 def test_minutes_end_a_run(tmp_path: Path) -> None:
