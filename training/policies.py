@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 
 from serving.client import Memory, Units, get_model
 from training.checkpoint import load_agent
 from training.envs import nearest
 from training.envs.base import BatchedEnv
+from training.graph_policy import GraphPolicy
 from training.networks.agent import DRQN
 from training.rollout import AgentPolicy, Policy
 from training.run_folder import find_run_folder
@@ -57,7 +57,7 @@ def open_policy(
         with _served(name, env, memory) as policy:
             yield policy
     elif (Path(name) / "manifest.json").is_file():
-        yield OnnxPolicy(Path(name), env)
+        yield _from_model(Path(name), env)
     else:
         yield _from_run(name, env, runs_dir)
 
@@ -86,6 +86,14 @@ def _from_run(name: str, env: BatchedEnv, runs_dir: Path) -> Policy:
     agent = DRQN(info.obs_dim, info.n_actions, info.n_agents, hidden_dim)
     agent.load_state_dict(trained.weights)
     return AgentPolicy(agent.to(env.device), env.n_envs)
+
+
+def _from_model(folder: Path, env: BatchedEnv) -> Policy:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    layout = manifest["environment"]["layout_sha256"]
+    _require_fit(str(folder), env.info, layout, manifest["map"])
+    model = (folder / "model.onnx").read_bytes()
+    return GraphPolicy(model, manifest["dims"]["hidden_dim"], env)
 
 
 @contextmanager
@@ -124,39 +132,3 @@ class ServedPolicy:
 
     def _places(self, slots: np.ndarray[Any, Any]) -> list[int]:
         return np.flatnonzero(np.repeat(slots, self._shape[1])).tolist()
-
-
-class OnnxPolicy:
-    """An exported model, run here by onnxruntime; one row per agent and battle."""
-
-    def __init__(self, folder: Path, env: BatchedEnv) -> None:
-        manifest = json.loads((folder / "manifest.json").read_text())
-        _require_fit(
-            str(folder), env.info, manifest["environment"]["layout_sha256"], manifest["map"]
-        )
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(
-            str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"]
-        )
-        self._shape, self._device = (env.n_envs, env.info.n_agents), env.device
-        n_rows = env.n_envs * env.info.n_agents
-        self._agent_id = np.tile(np.arange(env.info.n_agents), env.n_envs)
-        self._last_action = np.full(n_rows, -1)
-        self._hidden = np.zeros((n_rows, manifest["dims"]["hidden_dim"]), dtype=np.float32)
-
-    def begin(self, slots: torch.Tensor, battle_ids: torch.Tensor) -> None:
-        fresh = np.repeat(slots.cpu().numpy(), self._shape[1])
-        self._last_action[fresh] = -1
-        self._hidden[fresh] = 0.0
-
-    def act(self, observation: Observation) -> torch.Tensor:
-        feed = {
-            "obs": observation.obs.flatten(0, 1).cpu().numpy(),
-            "avail_actions": observation.avail_actions.flatten(0, 1).cpu().numpy(),
-            "last_action": self._last_action,
-            "agent_id": self._agent_id,
-            "hidden": self._hidden,
-        }
-        self._last_action, self._hidden = self._session.run(["action", "next_hidden"], feed)
-        return torch.from_numpy(self._last_action).view(self._shape).to(self._device)
