@@ -284,6 +284,28 @@ def test_an_ally_whose_target_died_stands_idle_until_the_next_step() -> None:
     assert of(env, "health", 2) < 45
 
 
+def test_an_idle_ally_does_not_resume_an_earlier_move() -> None:
+    enemies = [Placed(12, 16, health=6, cooldown=NEVER), FAR]
+    env = battle({"marine": [Placed(9, 16)]}, {"marine": enemies})
+    act(env, NORTH)  # its point is 2 away, and 1.125 of them are covered
+    put(env, 0, Placed(9, 16, goal=(9, 20)))
+    assert act(env, ATTACK).dead_enemies.item() == 1  # in loop 2 of 8
+    assert (of(env, "x", 0), of(env, "y", 0)) == (9, 16)
+
+
+@pytest.mark.parametrize(("drift", "hit"), [(0.875, True), (1.125, False)])
+def test_a_target_may_drift_1_out_of_range_during_the_swing(drift: float, hit: bool) -> None:
+    enemy = Placed(15, 16, cooldown=NEVER)
+    env = battle({"stalker": [Placed(9, 16)]}, {"stalker": [enemy]}, step_mul=1, heuristic_ai=True)
+    for _ in range(2):
+        act(env, ATTACK)
+    put(env, 1, Placed(9 + 7.25 + drift, 16, cooldown=NEVER))  # 7.25 is in range
+    act(env, ATTACK)
+    act(env, ATTACK)  # the damage point, if the swing goes on
+    put(env, 1, Placed(29, 16, cooldown=NEVER))
+    assert bool(losses(env, 1, [ATTACK], 8)) is hit
+
+
 def test_orders_given_anew_each_loop_change_nothing() -> None:
     """Eight steps of one loop with the same attack end where one step of eight loops does."""
 

@@ -201,6 +201,15 @@ def test_time_runs_out(continuing: bool) -> None:
     assert not act(env, STOP).truncated.item()
 
 
+def test_the_time_of_a_battle_that_has_ended_stands_still() -> None:
+    enemy = Placed(12, 16, health=6, cooldown=NEVER)
+    env = marines(1, enemy, limit=10, state_timestep_number=True)
+    for _ in range(2):
+        after = act(env, ATTACK)
+        assert after.terminated.item()
+        assert after.observation.state[0, -1].item() == pytest.approx(1 / 10)
+
+
 def test_a_battle_decided_in_its_last_step_has_not_run_out_of_time() -> None:
     env = marines(1, Placed(12, 16, health=6, cooldown=NEVER), limit=1)
     after = act(env, ATTACK)

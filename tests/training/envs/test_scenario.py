@@ -69,6 +69,18 @@ def test_enemies_stand_in_the_order_in_which_the_map_creates_them() -> None:
     assert enemies == ["stalker"] * 3 + ["zealot"] * 6
 
 
+@pytest.mark.parametrize("name", ["2s3z", "3s5z", "3s5z_vs_3s6z"])
+def test_the_enemys_type_bits_are_swapped(name: str) -> None:
+    env = SkirmishEnv(name, 1)
+    state = env.reset().state[0]
+    n, k = env.info.n_agents, env.info.n_enemies
+    allies = state[: n * 7].reshape(n, 7)[:, -2:].tolist()
+    enemies = state[n * 7 :][: k * 6].reshape(k, 6)[:, -2:].tolist()
+    assert allies == [[1, 0] if kind == "stalker" else [0, 1] for kind in env.info.unit_types]
+    theirs = [unit.name for unit in load_scenario(name).enemy_units]
+    assert enemies == [[0, 1] if kind == "stalker" else [1, 0] for kind in theirs]
+
+
 def test_the_layout_names_what_an_agent_can_share() -> None:
     hashes = {name: SkirmishEnv(name, 1).info.layout_sha256 for name in ("3m", "5m", "3s_vs_3z")}
     assert len(set(hashes.values())) == 3
