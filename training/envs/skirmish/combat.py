@@ -13,6 +13,7 @@ from training.envs.skirmish.world import GRAIN, NOBODY, STOP, Aim, Tables, World
 
 SHIELD_DELAY = 160.0  # game loops without damage before shields regenerate
 MIN_DAMAGE = 0.5  # of a hit on health, whatever the armor
+CHAIN_PASSES = 2
 LAST_TURN = float(1 << 24)  # above every rank; float32 counts exactly up to here
 
 
@@ -82,6 +83,10 @@ def apply_hits(world: World, tables: Tables, hits: Hits, rank: Tensor) -> tuple[
     A unit killed before its turn does not strike; a blow at somebody already dead is lost (a
     missile is wasted). Returns also, for each unit, somebody who has just hit it, or NOBODY.
 
+    Who strikes depends on who has died before, and that on who has struck: the first pass lets
+    everybody strike, the second only who is then certain to be alive. That settles "C kills B, who
+    would have killed A"; chains of four kills in one loop would take a third.
+
     Pair masks are float32 zeros and ones: a product and a sum are the fastest way to add up.
     """
     target = hits.target.to(rank.dtype)
@@ -90,10 +95,12 @@ def apply_hits(world: World, tables: Tables, hits: Hits, rank: Tensor) -> tuple[
     earlier = ((rank[None] < rank[:, None]) & (target[None] == target[:, None])).to(rank.dtype)
     aimed_at = (target[None] == tables.number[:, None]).to(rank.dtype)  # by victim, then attacker
 
-    _, fatal, _, _ = victim.land(struck, earlier)
-    time_left = (aimed_at * ((LAST_TURN - rank) * fatal)[None]).amax(1)  # 0 for who survives
-    struck = struck & (hits.homing | (rank <= LAST_TURN - time_left))
-    landed, _, to_shield, to_health = victim.land(struck, earlier)
+    alive_to_strike = struck
+    for _ in range(CHAIN_PASSES):
+        _, fatal, _, _ = victim.land(alive_to_strike, earlier)
+        time_left = (aimed_at * ((LAST_TURN - rank) * fatal)[None]).amax(1)  # 0 for who survives
+        alive_to_strike = struck & (hits.homing | (rank <= LAST_TURN - time_left))
+    landed, _, to_shield, to_health = victim.land(alive_to_strike, earlier)
 
     shield_loss = (aimed_at * (to_shield * landed)[None]).sum(1)
     health_loss = (aimed_at * (to_health * landed)[None]).sum(1)

@@ -14,7 +14,7 @@ from training.envs.base import UnavailableActionError
 from training.envs.skirmish import rng
 from training.envs.skirmish.features import MOVES, N_NON_ATTACK, STOP_ACTION, Features
 from training.envs.skirmish.loop import tick
-from training.envs.skirmish.movement import TURN_COSINE
+from training.envs.skirmish.movement import TURN_COSINE, push_apart
 from training.envs.skirmish.options import SkirmishOptions, parse_options
 from training.envs.skirmish.reward import UNDECIDED, WON, Reward, battle_code, max_reward
 from training.envs.skirmish.scenario import Scenario, load_scenario
@@ -100,6 +100,7 @@ class SkirmishEnv:
         self._heuristic_target = self._no_actions()
         self._available = self.features.available(self._world)
         self.reset()
+        self._next_battle = 0
 
     # ------------------------------------------------------------------ reset
 
@@ -109,8 +110,10 @@ class SkirmishEnv:
             mask = torch.ones(self.n_envs, dtype=torch.bool, device=self.device)
         if battle_ids is None:
             battle_ids = self._next_battle + torch.cumsum(mask, 0) - 1
-            self._next_battle += int(mask.sum())
         battle_ids = battle_ids.to(self.device, torch.int64)
+        begun = battle_ids[mask]
+        if len(begun):
+            self._next_battle = max(self._next_battle, int(begun.max()) + 1)
         self._keys = torch.where(mask, rng.battle_keys(self.seed, battle_ids), self._keys)
         self._world = self._march_off(self._spawn).where(mask, self._world)
         self._steps = torch.where(mask, 0, self._steps)
@@ -150,7 +153,7 @@ class SkirmishEnv:
         )
 
     def _march_off(self, world: World) -> World:
-        """Units look anywhere; the enemies get their order, and walk before the first observation.
+        """Units look anywhere; the enemies have their order and are already on their way.
 
         A group's order leads each of its units to the point plus its place in the group.
         """
@@ -171,14 +174,16 @@ class SkirmishEnv:
         looks = facing[..., 0] * dx + facing[..., 1] * dy
         turns = (looks < TURN_COSINE).float() + (looks < TURN_TWICE_COSINE).float()
         walked = torch.where(enemy, self.tables.speed * (HEAD_START - turns), 0.0)
+        x, y = world.x + on_grain(dx * walked), world.y + on_grain(dy * walked)
+        x, y = push_apart(world, self.tables, enemy.expand_as(x), x, y)
         return replace(
             world,
             goal_x=goal_x,
             goal_y=goal_y,
             face_x=torch.where(enemy, dx, facing[..., 0]),
             face_y=torch.where(enemy, dy, facing[..., 1]),
-            x=world.x + on_grain(dx * walked),
-            y=world.y + on_grain(dy * walked),
+            x=x,
+            y=y,
         )
 
     # ------------------------------------------------------------------- step
@@ -186,8 +191,7 @@ class SkirmishEnv:
     def step(self, actions: Tensor) -> Transition:
         """Advance every battle by one step; see `BatchedEnv.step`."""
         actions = actions.to(self.device, torch.int64)
-        if not self.options.heuristic_ai:
-            self._check(actions)
+        self._check(actions)
         before, was_over = self._world, self._over
         orders = actions.T
         if self.options.heuristic_ai:
@@ -222,6 +226,8 @@ class SkirmishEnv:
         known = (actions >= 0) & (actions < n_actions)
         index = actions.clamp(0, n_actions - 1)
         available = self._available.permute(2, 0, 1).gather(2, index[:, :, None])[:, :, 0]
+        if self.options.heuristic_ai:  # it plays by itself, and ignores the masks as SMAC's does
+            available = torch.ones_like(available)
         wrong = ~(available & known) & ~self._over[:, None]
         if bool(wrong.any()):
             battle, agent = (int(i) for i in wrong.nonzero()[0])

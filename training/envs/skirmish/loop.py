@@ -34,7 +34,7 @@ def tick(world: World, tables: Tables, rank: Tensor, jitter: Tensor) -> World:
     """
     world = _pass_time(world, tables)
     world = _forget_the_dead(world)
-    near = pairs(world, tables)
+    near = pairs(world.health, world.x, world.y, tables)
     world = acquire_targets(world, tables, near)
     line = aim(world, tables)
     world, hits = swing(world, tables, line, jitter)

@@ -8,7 +8,17 @@ import torch
 from torch import Tensor
 
 from training.envs.skirmish.scenario import MAP_SIZE
-from training.envs.skirmish.world import GRAIN, STOP, TURNS, Aim, Pairs, Tables, World, on_grain
+from training.envs.skirmish.world import (
+    GRAIN,
+    STOP,
+    TURNS,
+    Aim,
+    Pairs,
+    Tables,
+    World,
+    on_grain,
+    pairs,
+)
 
 TURN_COSINE, TURN_SINE = 0.4617486, 0.8870108  # of 62.5 degrees, the turn of one game loop
 CHANGE_SIDE = 60.0  # degrees of turn that a unit rather takes than to change sides
@@ -16,7 +26,7 @@ NUDGE = 1 / 64  # walked beyond the edge of weapon range, so that rounding never
 
 
 def move(world: World, tables: Tables, near: Pairs, line: Aim) -> World:
-    """Units that overlap are pushed apart, who is under way takes a step, and walls hold.
+    """Who is under way takes a step, units that overlap then are pushed apart, and walls hold.
 
     Who swings or has its target in weapon range stands. Movers yield to those who stand and
     share the push among themselves; enemies block each other as friends do. A unit walks once
@@ -36,9 +46,9 @@ def move(world: World, tables: Tables, near: Pairs, line: Aim) -> World:
     face_x, face_y, faces = turned(world, way_x, way_y)
     goes = walks & ~blocked
     step = torch.minimum(tables.speed, remaining).masked_fill(~(goes & faces), 0.0)
-    push_x, push_y = _push_apart(tables, near, walks)
-    x = world.x + on_grain(way_x * step) + push_x
-    y = world.y + on_grain(way_y * step) + push_y
+    x = world.x + on_grain(way_x * step)
+    y = world.y + on_grain(way_y * step)
+    x, y = push_apart(world, tables, walks, x, y)
     x, y = _stay_on_ground(world, tables, x, y)
     face_x = torch.where(goes, face_x, world.face_x)
     face_y = torch.where(goes, face_y, world.face_y)
@@ -85,18 +95,19 @@ def _free_turn(
     return tables.turn_cosine[choice], tables.turn_sine[choice], side, blocked
 
 
-def _push_apart(tables: Tables, near: Pairs, walks: Tensor) -> tuple[Tensor, Tensor]:
-    """How far each unit is moved out of the others; who stands makes room for who stands only.
-
-    (c^2 / d^2 - 1) / 2 is the overlap over the distance, nearly so where the overlap is small.
-    """
-    yields = walks.to(near.dx.dtype) * 0.25
-    share = (0.25 + yields[:, None]) - yields[None]
-    overlap = tables.clearance_squared / near.squared.clamp_min(GRAIN**-2) - 1.0
-    push = overlap.clamp(0.0, 1.0) * share
+def push_apart(
+    world: World, tables: Tables, walks: Tensor, x: Tensor, y: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Move units that overlap away from each other; who stands makes room for who stands only."""
+    near = pairs(world.health, x, y, tables)
+    yields = walks.to(x.dtype) * 0.5
+    share = (0.5 + yields[:, None]) - yields[None]
+    # Clearance over distance, less 1: the overlap in units of the distance.
+    overlap = torch.sqrt(tables.clearance_squared / near.squared.clamp_min(GRAIN**-2)) - 1.0
+    push = overlap.clamp_min(0.0) * share
     # The tiny `apart` tells two units on the very same spot which way to go.
-    push_x = -on_grain(push * (near.dx + tables.apart)).sum(1)
-    return push_x, -on_grain(push * near.dy).sum(1)
+    x = x - on_grain(push * (near.dx + tables.apart)).sum(1)
+    return x, y - on_grain(push * near.dy).sum(1)
 
 
 def _stay_on_ground(world: World, tables: Tables, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,6 +22,8 @@ DATA = Path(__file__).parent / "data"
 LOOPS_PER_SECOND = 16  # game loops in one game second ("Normal" speed, in which all data is given)
 MAP_SIZE = 32  # SMAC's maps are all 32 x 32
 
+RACES = frozenset({"terran", "protoss", "zerg"})
+ATTRIBUTES = frozenset({"light", "armored", "biological", "mechanical", "massive", "structure"})
 Delivery = Literal["instant", "missile", "two_strikes"]
 
 
@@ -136,8 +138,8 @@ def parse_scenario(raw: Mapping[str, Any], source: str) -> Scenario:
         episode_limit=fields.take("episode_limit", int),
         pathable=_terrains()[terrain],
         unit_type_bits=fields.take("unit_type_bits", int),
-        ally_types=tuple(fields.take("ally_types", list)),
-        enemy_types=tuple(fields.take("enemy_types", list)),
+        ally_types=tuple(map(str, fields.take("ally_types", list))),
+        enemy_types=tuple(map(str, fields.take("enemy_types", list))),
         allies=allies,
         enemies=enemies,
         attack_move=points,
@@ -154,6 +156,10 @@ def _check(scenario: Scenario, source: str) -> None:
             raise ScenarioError(f"{source}: {what}")
 
     require(scenario.episode_limit > 0, "episode_limit must be positive")
+    for x, y in scenario.attack_move:
+        require(
+            0 <= x <= MAP_SIZE and 0 <= y <= MAP_SIZE, f"enemy_order leads off the map: {x}, {y}"
+        )
     require(1 <= len(scenario.attack_move) <= 2, "enemy_order.attack_move takes 1 or 2 points")
     for side, spawns, types in (
         ("allies", scenario.allies, scenario.ally_types),
@@ -204,7 +210,7 @@ def _unit_type(name: str, raw: Any) -> UnitType:
         health=fields.number("health", above=0),
         shield=fields.number("shield"),
         armor=fields.number("armor"),
-        attributes=frozenset(fields.take("attributes", list)),
+        attributes=frozenset(map(str, fields.take("attributes", list))),
         speed=fields.number("speed") / LOOPS_PER_SECOND,
         radius=fields.number("radius", above=0),
         separation_radius=fields.number("separation_radius", above=0),
@@ -212,6 +218,12 @@ def _unit_type(name: str, raw: Any) -> UnitType:
         weapon=_weapon(fields.take("weapon", dict), f"units.json: {name}: weapon"),
     )
     fields.end()
+    if unit.race not in RACES:
+        raise ScenarioError(f"units.json: {name}: unknown race {unit.race!r}; have {sorted(RACES)}")
+    if not unit.attributes <= ATTRIBUTES:
+        raise ScenarioError(
+            f"units.json: {name}: unknown attributes {sorted(unit.attributes - ATTRIBUTES)}"
+        )
     return unit
 
 
@@ -226,7 +238,7 @@ def _weapon(raw: Any, source: str) -> Weapon:
     delivery.end()
     weapon = Weapon(
         damage=fields.number("damage", above=0),
-        bonus={key: float(value) for key, value in fields.take("bonus", dict).items()},
+        bonus=_bonus(fields.take("bonus", dict), source),
         period=fields.number("period", above=0) * LOOPS_PER_SECOND,
         range=fields.number("range"),
         range_slop=fields.number("range_slop"),
@@ -236,7 +248,16 @@ def _weapon(raw: Any, source: str) -> Weapon:
         strike_delay=round(delay * LOOPS_PER_SECOND),
     )
     fields.end()
+    if weapon.strike_delay >= weapon.period:
+        raise ScenarioError(f"{source}: the second strike must come before the next attack")
     return weapon
+
+
+def _bonus(raw: dict[str, Any], source: str) -> dict[str, float]:
+    bonus = _Fields(raw, f"{source}: bonus")
+    known = {name: bonus.number(name) for name in sorted(ATTRIBUTES & set(raw))}
+    bonus.end()
+    return known
 
 
 @cache

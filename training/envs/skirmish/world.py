@@ -234,13 +234,13 @@ class Pairs(NamedTuple):
     """Squared centre distance."""
 
 
-def pairs(world: World, tables: Tables) -> Pairs:
-    """The one look at all pairs that a game loop takes, as units stand at its start."""
+def pairs(health: Tensor, x: Tensor, y: Tensor, tables: Tables) -> Pairs:
+    """How units at these places lie to each other."""
     # Dead units are taken off the field, each to a place of its own, instead of being masked
     # out of every pair.
-    x = torch.where(world.health > 0, world.x, tables.grave)
+    x = torch.where(health > 0, x, tables.grave)
     dx = x[None] - x[:, None]
-    dy = world.y[None] - world.y[:, None]
+    dy = y[None] - y[:, None]
     return Pairs(dx, dy, dx * dx + dy * dy)
 
 
