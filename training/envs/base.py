@@ -56,8 +56,8 @@ class BatchedEnv(Protocol):
             actions: [E, A] int64.
 
         Raises:
-            UnavailableActionError: naming the first battle, agent and action at fault; no battle
-                has moved then.
+            UnavailableActionError: naming the first battle (by its number), agent and action at
+                fault; no battle has moved then.
         """
         ...
 

@@ -402,3 +402,19 @@ def test_shots_at_one_target_in_one_loop_take_what_there_is() -> None:
     assert see(env, "health")[0].tolist() == [45, 45, 45, 0, 45]
     # Three shots of 6 land in loop 2, but 9 health are all that can be taken; and a death's 10.
     assert after.reward.item() == pytest.approx((9 + 10) * 20 / (2 * 55 + 200))
+
+
+def test_who_is_spared_by_a_kill_in_the_same_loop_has_its_shot() -> None:
+    # All three fire in loop 2: ours[1] at B, B at ours[0], ours[0] at D. Where ours[1] comes before
+    # B, B never shoots, and so ours[0] lives and D is hit, whatever its own turn.
+    ours = [Placed(9, 16, health=1), Placed(9, 18.5)]
+    b = Placed(12, 16, looks=(-1, 0), health=1)
+    d = Placed(12, 13, cooldown=NEVER)
+    env = battle({"marine": ours}, {"marine": [b, d]}, n_envs=128, step_mul=1)
+    act(env, ATTACK + 1, ATTACK)
+    act(env, ATTACK + 1, ATTACK)
+    health = see(env, "health")
+    spared = health[:, 0] > 0
+    assert 20 <= spared.sum() <= 108
+    assert (health[spared, 3] == 39).all()
+    assert (health[:, 2] == 0).all()  # nobody is after ours[1]

@@ -73,12 +73,16 @@ def overlaps(env: SkirmishEnv) -> npt.NDArray[np.float64]:
     return np.where(both, radius[:, None] + radius - distance, 0.0)
 
 
-# Two that walk into each other close in by one loop's step each before they are pushed apart:
-# 2 * 2.25 / 16 = 0.28125 for marines.
-@pytest.mark.parametrize(("name", "tolerance"), [("3m", 0.28125), ("5m_vs_6m", 0.28125)])
-def test_units_overlap_by_no_more_than_they_walk_in_a_loop(name: str, tolerance: float) -> None:
-    env = SkirmishEnv(name, 8, seed=2, heuristic_ai=True)
-    stop = torch.ones(8, env.info.n_agents, dtype=torch.int64)
+# Overlaps are pushed out after every step, whole for two units alone; in a crowd, who is pushed out
+# of one circle may land in another's, and is pushed on in the next loop.
+@pytest.mark.parametrize("heuristic_ai", [True, False])
+@pytest.mark.parametrize(("name", "tolerance"), [("3m", 0.15), ("5m_vs_6m", 0.2), ("3s5z", 0.3)])
+def test_units_hardly_overlap(name: str, tolerance: float, heuristic_ai: bool) -> None:
+    env = SkirmishEnv(name, 8, seed=2, heuristic_ai=heuristic_ai)
+    observation = env.reset()
+    generator = torch.Generator().manual_seed(3)
     for _ in range(30):
-        assert overlaps(env).max() <= tolerance + 2 / GRAIN
-        env.step(stop)
+        assert overlaps(env).max() <= tolerance
+        weights = observation.avail_actions.flatten(0, 1).float()
+        actions = torch.multinomial(weights, 1, generator=generator).view(8, -1)
+        observation = env.step(actions).observation

@@ -93,6 +93,7 @@ class SkirmishEnv:
         self._spawn = self._spawn_world()
         self._world = self._spawn
         self._keys = torch.zeros(n_envs, dtype=torch.int64, device=self.device)
+        self._battle_ids = torch.zeros_like(self._keys)
         self._steps = torch.zeros_like(self._keys)
         self._over = torch.zeros(n_envs, dtype=torch.bool, device=self.device)
         self._truncated = torch.zeros_like(self._over)
@@ -114,6 +115,7 @@ class SkirmishEnv:
         begun = battle_ids[mask]
         if len(begun):
             self._next_battle = max(self._next_battle, int(begun.max()) + 1)
+        self._battle_ids = torch.where(mask, battle_ids, self._battle_ids)
         self._keys = torch.where(mask, rng.battle_keys(self.seed, battle_ids), self._keys)
         self._world = self._march_off(self._spawn).where(mask, self._world)
         self._steps = torch.where(mask, 0, self._steps)
@@ -230,8 +232,10 @@ class SkirmishEnv:
             available = torch.ones_like(available)
         wrong = ~(available & known) & ~self._over[:, None]
         if bool(wrong.any()):
-            battle, agent = (int(i) for i in wrong.nonzero()[0])
-            raise UnavailableActionError(battle, agent, int(actions[battle, agent]))
+            slot, agent = (int(i) for i in wrong.nonzero()[0])
+            raise UnavailableActionError(
+                int(self._battle_ids[slot]), agent, int(actions[slot, agent])
+            )
 
     def _give_orders(self, world: World, actions: Tensor) -> World:
         """Turn actions [n, E] into orders; an attack on the same target goes on undisturbed."""
@@ -322,5 +326,13 @@ class SkirmishEnv:
         self._available = self.features.available(self._world)
 
     def _slots(self) -> dict[str, Tensor]:
-        names = ("keys", "steps", "over", "truncated", "last_actions", "heuristic_target")
+        names = (
+            "battle_ids",
+            "keys",
+            "steps",
+            "over",
+            "truncated",
+            "last_actions",
+            "heuristic_target",
+        )
         return {name: getattr(self, f"_{name}").clone() for name in names}
