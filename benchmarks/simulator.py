@@ -14,6 +14,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from training.allocator import keep_freed_memory
 from training.envs.skirmish.env import SkirmishEnv
 
 
@@ -21,13 +22,13 @@ from training.envs.skirmish.env import SkirmishEnv
 class Command:
     """Time the simulator: whole steps with observations, state, masks, reward and resets."""
 
-    maps: tuple[str, ...] = ("3m", "3s5z", "27m_vs_30m")
-    parallel: tuple[int, ...] = (1, 16, 64, 256, 1024)
+    maps: tuple[str, ...] = ("3m", "3s5z")
+    parallel: tuple[int, ...] = (1, 16, 64, 256, 1024, 4096)
     """Battles side by side."""
     threads: int = 0
     """Torch threads; 0 tries one and as many as there are cores."""
     device: str = "cpu"
-    seconds: float = 1.5
+    seconds: float = 1.0
     """Of play per round."""
     rounds: int = 3
     """Rounds per figure; the median counts."""
@@ -71,6 +72,7 @@ def steps_per_second(map_name: str, parallel: int, device: str, seconds: float) 
 
 
 def main(command: Command) -> None:
+    keep_freed_memory()  # as training does
     cores = torch.get_num_threads()
     threads = (command.threads,) if command.threads else tuple(sorted({1, cores}))
     figures = []
