@@ -49,7 +49,7 @@ def _check_places(env: SkirmishEnv) -> None:
     for places in (x, y):
         assert (places * GRAIN % 1 == 0).all()
         assert ((places >= 0) & (places < 32)).all()
-    assert env.scenario.pathable[x.astype(int), y.astype(int)].all()
+    assert env.scenario.terrain.pathable[x.astype(int), y.astype(int)].all()
 
 
 def _check_bodies(env: SkirmishEnv) -> None:

@@ -181,7 +181,7 @@ def test_a_broken_map_names_its_file_and_field(
         ),
         (
             lambda u: u["marine"]["weapon"]["delivery"].update(kind="beam"),
-            r"units\.json: marine: weapon: delivery kind",
+            r"units\.json: marine: weapon: delivery: unknown kind 'beam'",
         ),
         (
             lambda u: u["stalker"]["weapon"]["delivery"].pop("speed"),

@@ -142,6 +142,7 @@ class SkirmishEnv:
             health=tables.health.expand(shape).clone(),
             shield=tables.shield.expand(shape).clone(),
             shield_wait=zeros,
+            energy=zeros,
             cooldown=zeros,
             windup=zeros - 1,
             order=orders,
@@ -149,6 +150,7 @@ class SkirmishEnv:
             engaged=torch.zeros(shape, dtype=torch.bool, device=self.device),
             goal_x=x,
             goal_y=y,
+            pace=zeros,
             side=zeros,
             pending=zeros,
             pending_target=nobody,
@@ -297,6 +299,11 @@ class SkirmishEnv:
         return torch.where(can_attack, attack, walk)
 
     # ----------------------------------------------------------------- viewing
+
+    @property
+    def world(self) -> World:
+        """The units of all battles as they are now; allies by agent id, then enemies."""
+        return self._world
 
     def _observe(self) -> Observation:
         world = self._world

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -24,7 +24,13 @@ MAP_SIZE = 32  # SMAC's maps are all 32 x 32
 
 RACES = frozenset({"terran", "protoss", "zerg"})
 ATTRIBUTES = frozenset({"light", "armored", "biological", "mechanical", "massive", "structure"})
-Delivery = Literal["instant", "missile", "two_strikes"]
+PLANES = frozenset({"ground", "air"})
+BODIES = frozenset({"ground", "flying", "colossus", "structure"})
+MOVERS = ("ground", "cliffs", "air")
+DELIVERIES = ("instant", "missile", "two_strikes", "delayed", "line", "burst")
+FIXED_POINT = 4096  # the engine's numbers are multiples of 1/4096
+Delivery = Literal["instant", "missile", "two_strikes", "delayed", "line", "burst"]
+Mover = Literal["ground", "cliffs", "air"]
 
 
 class ScenarioError(ValueError):
@@ -44,13 +50,48 @@ class Weapon:
     """How far the target may drift beyond `range` once the swing has begun."""
     damage_point: int
     """Game loops from the start of the swing to the damage or the missile."""
+    arc: float
+    """Degrees within which the target must lie to be fired at; 0 for what faces its target."""
+    targets: frozenset[str]
+    """Planes it can hit: ground, air."""
     delivery: Delivery
-    """instant: damage at the damage point; missile: when it arrives, also after its shooter's
-    death; two_strikes: at the damage point and once more `strike_delay` loops later."""
+    """instant: damage at the damage point. missile: when it arrives, also after its shooter's
+    death. two_strikes: at the damage point and once more `delay` loops later. delayed: `delay`
+    loops after the damage point. line: `delay` loops after it, on all ground enemies on a line
+    across the shot. burst: the attacker dies, and all ground enemies around it are hit."""
     missile_speed: float
     """Distance per game loop; 0 without a missile."""
-    strike_delay: int
-    """Game loops to the second strike; 0 without one."""
+    melee_range: float
+    """Edge to edge; a missile's shooter strikes at once within it. -1 for those that do not."""
+    delay: int
+    """Game loops; 0 for deliveries without one."""
+    beams: int
+    """How often a line hits each unit on it."""
+    line_length: float
+    line_width: float
+    """A unit is on the line if its edge is this close."""
+    burst_radius: float
+    """A unit is hit if its edge is this close to the centre."""
+
+
+@dataclass(frozen=True)
+class Heal:
+    """A healer's ability; it restores the health of biological units of its own side."""
+
+    rate: float
+    """Health per game loop."""
+    range: float
+    """Edge to edge."""
+    energy_per_health: float
+    autocast_range: float
+    """Within it an idle healer finds somebody to heal by itself."""
+    autocast_energy: float
+    """Below it it does not."""
+    energy: float
+    """At the start."""
+    max_energy: float
+    energy_regen: float
+    """Per game loop."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +102,40 @@ class UnitType:
     shield: float
     armor: float
     attributes: frozenset[str]
+    planes: frozenset[str]
+    """Where weapons find it; a colossus is both on the ground and in the air."""
+    collide: frozenset[str]
+    """Units that share a word here cannot stand in each other."""
+    mover: Mover
+    """ground keeps to pathable cells, cliffs to all but the void, air to the map."""
+    health_regen: float
+    """Per game loop."""
     speed: float
     """Distance per game loop."""
+    acceleration: float
+    """Distance per game loop squared; 0 for who is at full speed at once."""
     radius: float
     separation_radius: float
     smac_max_cooldown: float
     """SMAC's own divisor of `weapon_cooldown` in the state, in game loops."""
-    weapon: Weapon
+    weapon: Weapon | None
+    heal: Heal | None
+
+    def can_hit(self, other: UnitType) -> bool:
+        return self.weapon is not None and bool(self.weapon.targets & other.planes)
+
+    def collides_with(self, other: UnitType) -> bool:
+        return bool(self.collide & other.collide)
+
+
+@dataclass(frozen=True)
+class Terrain:
+    """The ground by 1 x 1 cell, [x, y]; cell (x, y) covers [x, x + 1) x [y, y + 1)."""
+
+    pathable: npt.NDArray[np.bool_]
+    """Where ground units can stand, as in the game's pathing grid."""
+    level: npt.NDArray[np.float32]
+    """Cliff level: 0 is the void, 1 and 2 are levels, fractions between them a ramp."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +149,7 @@ class Spawn:
 class Scenario:
     name: str
     episode_limit: int
-    pathable: npt.NDArray[np.bool_]
-    """[x, y] over 32 x 32 cells; cell (x, y) covers [x, x + 1) x [y, y + 1)."""
+    terrain: Terrain
     unit_type_bits: int
     ally_types: tuple[str, ...]
     """Ally unit types in the order of SMAC's one-hot, which is also that of the agent ids."""
@@ -92,7 +159,10 @@ class Scenario:
     enemies: tuple[Spawn, ...]
     """In the order in which the map creates them."""
     attack_move: tuple[tuple[float, float], ...]
-    """The enemies' one order: attack-move to a point drawn on the segment through these."""
+    """The enemies' one order: attack-move to a point drawn on the segment through these. Empty
+    where they have another order, or none."""
+    pursues: bool
+    """The enemies' order is to attack the allies themselves, wherever they are."""
 
     @property
     def ally_units(self) -> list[UnitType]:
@@ -119,7 +189,17 @@ def load_scenario(name: str) -> Scenario:
         near = get_close_matches(name, names, n=3)
         hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(names)}"
         raise ScenarioError(f"unknown map {name!r}; {hint}")
-    return parse_scenario(json.loads((DATA / "maps" / f"{name}.json").read_text()), f"{name}.json")
+    scenario = parse_scenario(_read(DATA / "maps" / f"{name}.json"), f"{name}.json")
+    if scenario.name != name:
+        raise ScenarioError(f"{name}.json: name is {scenario.name!r}, which must be the file's")
+    return scenario
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ScenarioError(f"{path.name}: {error}") from None
 
 
 def parse_scenario(raw: Mapping[str, Any], source: str) -> Scenario:
@@ -131,18 +211,23 @@ def parse_scenario(raw: Mapping[str, Any], source: str) -> Scenario:
     if terrain not in _terrains():
         raise ScenarioError(f"{source}: unknown terrain {terrain!r}; have {sorted(_terrains())}")
     order = _Fields(fields.take("enemy_order", dict), f"{source}: enemy_order")
-    points = tuple(_point(p, f"{source}: enemy_order") for p in order.take("attack_move", list))
+    to = order.take("attack_move", list, default=[])
+    points = tuple(_point(point, f"{source}: enemy_order") for point in to)
+    pursues = order.take("pursue", str, default="nobody")
     order.end()
+    if pursues not in ("allies", "nobody") or (points and pursues == "allies"):
+        raise ScenarioError(f"{source}: enemy_order is attack_move, or pursue: allies, or empty")
     scenario = Scenario(
         name=fields.take("name", str),
         episode_limit=fields.take("episode_limit", int),
-        pathable=_terrains()[terrain],
+        terrain=_terrains()[terrain],
         unit_type_bits=fields.take("unit_type_bits", int),
         ally_types=tuple(map(str, fields.take("ally_types", list))),
         enemy_types=tuple(map(str, fields.take("enemy_types", list))),
         allies=allies,
         enemies=enemies,
         attack_move=points,
+        pursues=pursues == "allies",
     )
     fields.take("note", str, default="")
     fields.end()
@@ -160,7 +245,7 @@ def _check(scenario: Scenario, source: str) -> None:
         require(
             0 <= x <= MAP_SIZE and 0 <= y <= MAP_SIZE, f"enemy_order leads off the map: {x}, {y}"
         )
-    require(1 <= len(scenario.attack_move) <= 2, "enemy_order.attack_move takes 1 or 2 points")
+    require(len(scenario.attack_move) <= 2, "enemy_order.attack_move takes 1 or 2 points")
     for side, spawns, types in (
         ("allies", scenario.allies, scenario.ally_types),
         ("enemies", scenario.enemies, scenario.enemy_types),
@@ -179,8 +264,9 @@ def _check(scenario: Scenario, source: str) -> None:
         require(bits > 0 or len(types) == 1, f"{side} of {len(types)} types need unit_type_bits")
         for spawn in spawns:
             x, y = spawn.at
-            inside = 0 <= x < MAP_SIZE and 0 <= y < MAP_SIZE and scenario.pathable[int(x), int(y)]
-            require(bool(inside), f"{side} spawn at ({x}, {y}), which is not pathable")
+            inside = 0 <= x < MAP_SIZE and 0 <= y < MAP_SIZE
+            inside = inside and bool(scenario.terrain.pathable[int(x), int(y)])
+            require(inside, f"{side} spawn at ({x}, {y}), which is not pathable")
 
 
 def _spawn(raw: Any, source: str) -> Spawn:
@@ -198,57 +284,85 @@ def _spawn(raw: Any, source: str) -> Spawn:
 @cache
 def unit_types() -> dict[str, UnitType]:
     """Every unit type of `data/units.json`, by name."""
-    raw = json.loads((DATA / "units.json").read_text())
+    raw = _read(DATA / "units.json")
     return {name: _unit_type(name, entry) for name, entry in raw["units"].items()}
 
 
 def _unit_type(name: str, raw: Any) -> UnitType:
-    fields = _Fields(raw, f"units.json: {name}")
+    source = f"units.json: {name}"
+    fields = _Fields(raw, source)
+    weapon, heal = (fields.take(key, dict, default={}) for key in ("weapon", "heal"))
     unit = UnitType(
         name=name,
-        race=fields.take("race", str),
+        race=fields.word("race", RACES),
         health=fields.number("health", above=0),
         shield=fields.number("shield"),
         armor=fields.number("armor"),
-        attributes=frozenset(map(str, fields.take("attributes", list))),
+        attributes=fields.words("attributes", ATTRIBUTES),
+        planes=fields.words("planes", PLANES, default=["ground"]),
+        collide=fields.words("collide", BODIES, default=["ground"]),
+        mover=cast(Mover, fields.word("mover", MOVERS, default="ground")),
+        health_regen=_per_loop(fields.number("health_regen", default=0)),
         speed=fields.number("speed") / LOOPS_PER_SECOND,
+        acceleration=fields.number("acceleration", default=0) / LOOPS_PER_SECOND**2,
         radius=fields.number("radius", above=0),
         separation_radius=fields.number("separation_radius", above=0),
         smac_max_cooldown=fields.number("smac_max_cooldown", above=0),
-        weapon=_weapon(fields.take("weapon", dict), f"units.json: {name}: weapon"),
+        weapon=_weapon(weapon, f"{source}: weapon") if weapon else None,
+        heal=_heal(heal, f"{source}: heal") if heal else None,
     )
     fields.end()
-    if unit.race not in RACES:
-        raise ScenarioError(f"units.json: {name}: unknown race {unit.race!r}; have {sorted(RACES)}")
-    if not unit.attributes <= ATTRIBUTES:
-        raise ScenarioError(
-            f"units.json: {name}: unknown attributes {sorted(unit.attributes - ATTRIBUTES)}"
-        )
     return unit
+
+
+def _per_loop(per_second: float) -> float:
+    """A rate per game loop as the engine has it: what is added up stays a multiple of 1/4096."""
+    return round(per_second / LOOPS_PER_SECOND * FIXED_POINT) / FIXED_POINT
+
+
+def _heal(raw: Any, source: str) -> Heal:
+    fields = _Fields(raw, source)
+    heal = Heal(
+        rate=_per_loop(fields.number("rate", above=0)),
+        range=fields.number("range"),
+        energy_per_health=fields.number("energy_per_health"),
+        autocast_range=fields.number("autocast_range"),
+        autocast_energy=fields.number("autocast_energy"),
+        energy=fields.number("energy"),
+        max_energy=fields.number("max_energy", above=0),
+        energy_regen=_per_loop(fields.number("energy_regen")),
+    )
+    fields.end()
+    return heal
 
 
 def _weapon(raw: Any, source: str) -> Weapon:
     fields = _Fields(raw, source)
     delivery = _Fields(fields.take("delivery", dict), f"{source}: delivery")
-    kind = delivery.take("kind", str)
-    if kind not in ("instant", "missile", "two_strikes"):
-        raise ScenarioError(f"{source}: delivery kind must be instant, missile or two_strikes")
-    speed = delivery.number("speed", above=0) if kind == "missile" else 0.0
-    delay = delivery.number("delay", above=0) if kind == "two_strikes" else 0.0
-    delivery.end()
+    kind = delivery.word("kind", DELIVERIES)
+    missile, line = kind == "missile", kind == "line"
+    has_delay = kind in ("two_strikes", "delayed", "line")
     weapon = Weapon(
         damage=fields.number("damage", above=0),
         bonus=_bonus(fields.take("bonus", dict), source),
-        period=fields.number("period", above=0) * LOOPS_PER_SECOND,
+        period=fields.number("period", above=-1 if kind == "burst" else 0) * LOOPS_PER_SECOND,
         range=fields.number("range"),
         range_slop=fields.number("range_slop"),
         damage_point=round(fields.number("damage_point") * LOOPS_PER_SECOND),
+        arc=fields.number("arc", default=0),
+        targets=fields.words("targets", PLANES),
         delivery=cast(Delivery, kind),
-        missile_speed=speed / LOOPS_PER_SECOND,
-        strike_delay=round(delay * LOOPS_PER_SECOND),
+        missile_speed=delivery.number("speed", above=0) / LOOPS_PER_SECOND if missile else 0.0,
+        melee_range=delivery.number("melee_range", default=-1) if missile else -1.0,
+        delay=round(delivery.number("delay", above=0) * LOOPS_PER_SECOND) if has_delay else 0,
+        beams=int(delivery.number("beams", above=0)) if line else 1,
+        line_length=delivery.number("length", above=0) if line else 0.0,
+        line_width=delivery.number("width", above=0) if line else 0.0,
+        burst_radius=delivery.number("radius", above=0) if kind == "burst" else 0.0,
     )
+    delivery.end()
     fields.end()
-    if weapon.strike_delay >= weapon.period:
+    if weapon.delay >= weapon.period and has_delay:
         raise ScenarioError(f"{source}: the second strike must come before the next attack")
     return weapon
 
@@ -260,16 +374,33 @@ def _bonus(raw: dict[str, Any], source: str) -> dict[str, float]:
     return known
 
 
+# The characters of terrain.json: cliff level, and whether ground units can stand there.
+GROUND = {
+    "#": (0.0, False),
+    "o": (1.0, False),
+    "@": (2.0, False),
+    ".": (1.0, True),
+    "^": (2.0, True),
+    "1": (1.125, True),
+    "2": (1.375, True),
+    "3": (1.625, True),
+}
+
+
 @cache
-def _terrains() -> dict[str, npt.NDArray[np.bool_]]:
-    raw = json.loads((DATA / "terrain.json").read_text())["terrains"]
+def _terrains() -> dict[str, Terrain]:
+    raw = _read(DATA / "terrain.json")["terrains"]
     for name, rows in raw.items():
-        if len(rows) != MAP_SIZE or any(len(r) != MAP_SIZE or set(r) - set(".#") for r in rows):
-            raise ScenarioError(f"terrain.json: {name} must be 32 rows of 32 characters '.' or '#'")
-    return {
-        name: np.array([[cell == "." for cell in row] for row in rows]).T
-        for name, rows in raw.items()
-    }
+        if len(rows) != MAP_SIZE or any(len(r) != MAP_SIZE or set(r) - set(GROUND) for r in rows):
+            known = "".join(GROUND)
+            raise ScenarioError(f"terrain.json: {name} must be 32 rows of 32 characters of {known}")
+    return {name: _terrain(rows) for name, rows in raw.items()}
+
+
+def _terrain(rows: list[str]) -> Terrain:
+    cells = [[GROUND[cell] for cell in row] for row in rows]
+    level = np.array([[level for level, _ in row] for row in cells], dtype=np.float32).T
+    return Terrain(np.array([[pathable for _, pathable in row] for row in cells]).T, level)
 
 
 def _point(raw: Any, source: str) -> tuple[float, float]:
@@ -300,8 +431,26 @@ class _Fields:
             raise ScenarioError(f"{self._source}: {key} must be a {kind.__name__}, not {value!r}")
         return value
 
-    def number(self, key: str, above: float = -math.inf) -> float:
+    def word(self, key: str, known: Collection[str], default: str | None = None) -> str:
+        value: str = self.take(key, str, default)
+        if value not in known:
+            raise ScenarioError(
+                f"{self._source}: unknown {key} {value!r}; have {', '.join(sorted(known))}"
+            )
+        return value
+
+    def words(
+        self, key: str, known: frozenset[str], default: list[str] | None = None
+    ) -> frozenset[str]:
+        values = frozenset(map(str, self.take(key, list, default)))
+        if not values <= known:
+            raise ScenarioError(f"{self._source}: unknown {key} {sorted(values - known)}")
+        return values
+
+    def number(self, key: str, above: float = -math.inf, default: float | None = None) -> float:
         value = self._raw.pop(key, None)
+        if value is None and default is not None:
+            return default
         if not _is_number(value):
             raise ScenarioError(f"{self._source}: {key} must be a number, not {value!r}")
         if value < 0 or value <= above:

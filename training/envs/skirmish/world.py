@@ -50,6 +50,8 @@ class World:
     shield: Tensor
     shield_wait: Tensor
     """[N, B] float32, game loops before shields regenerate."""
+    energy: Tensor
+    """[N, B] float32; 0 for all but healers."""
     cooldown: Tensor
     """[N, B] float32, game loops before the next swing may begin."""
     windup: Tensor
@@ -64,6 +66,8 @@ class World:
     goal_x: Tensor
     """[N, B] float32, where a move or an attack-move leads."""
     goal_y: Tensor
+    pace: Tensor
+    """[N, B] float32, distance covered in the last game loop; for who accelerates."""
     side: Tensor
     """[N, B] float32, the side on which it walks round somebody: 1 left, -1 right, 0 neither."""
     pending: Tensor
@@ -155,7 +159,7 @@ def build_tables(scenario: Scenario, units: list[UnitType], device: torch.device
     scan = np.maximum(weapon_range, MIN_SCAN_RANGE)
     damage = [[hit_damage(a, b) for b in units] for a in units]
     border = np.zeros((MAP_SIZE + 2, MAP_SIZE + 2), dtype=bool)
-    border[1:-1, 1:-1] = scenario.pathable
+    border[1:-1, 1:-1] = scenario.terrain.pathable
 
     def table(values: npt.NDArray[Any]) -> Tensor:
         return torch.as_tensor(values, dtype=torch.float32, device=device)[:, :, None]
@@ -181,7 +185,7 @@ def build_tables(scenario: Scenario, units: list[UnitType], device: torch.device
         period=column([u.weapon.period for u in units]),
         damage_point=column([float(u.weapon.damage_point) for u in units]),
         missile_speed=column([u.weapon.missile_speed for u in units]),
-        strike_delay=column([float(u.weapon.strike_delay) for u in units]),
+        strike_delay=column([float(u.weapon.delay) for u in units]),
         missile=torch.tensor([[u.weapon.delivery == "missile"] for u in units], device=device),
         apart=table(np.sign(np.arange(n)[None] - np.arange(n)[:, None]) / GRAIN),
         grave=column([1000.0 + 100.0 * i for i in range(n)]),
