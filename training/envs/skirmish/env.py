@@ -12,15 +12,16 @@ from torch import Tensor
 
 from training.envs.base import UnavailableActionError
 from training.envs.skirmish import rng
-from training.envs.skirmish.features import MOVES, N_NON_ATTACK, STOP_ACTION, Features
+from training.envs.skirmish.features import MOVES, N_NON_ATTACK, NO_OP, STOP_ACTION, Features
 from training.envs.skirmish.loop import tick
-from training.envs.skirmish.movement import TURN_COSINE, push_apart
+from training.envs.skirmish.movement import TURN_COSINE, on_ground, push_apart
 from training.envs.skirmish.options import SkirmishOptions, parse_options
 from training.envs.skirmish.reward import UNDECIDED, WON, Reward, battle_code, max_reward
 from training.envs.skirmish.scenario import Scenario, load_scenario
 from training.envs.skirmish.world import (
     ATTACK,
     ATTACK_MOVE,
+    HEAL,
     MOVE,
     NOBODY,
     STOP,
@@ -31,7 +32,6 @@ from training.envs.skirmish.world import (
 )
 from training.types import EnvInfo, Observation, Transition
 
-COOLDOWN_JITTER = (-1.0, 2.0)  # game loops, uniform: the engine's random weapon delay
 TURN_TWICE_COSINE = 2 * TURN_COSINE**2 - 1
 HEAD_START = 2  # game loops the enemies have walked before the first observation
 _GOAL_DRAW, _FACING_DRAW = 1 << 20, (1 << 20) + 1  # counters that no game loop reaches
@@ -67,9 +67,11 @@ class SkirmishEnv:
         self.scenario = scenario
         allies = sorted(scenario.ally_units, key=lambda u: scenario.ally_types.index(u.name))
         units = allies + scenario.enemy_units
-        self.tables = build_tables(scenario, units, self.device)
+        self.tables = build_tables(scenario, units, self.device, self.options.enemy_healers)
         self.features = Features(scenario, self.options, self.tables, self.device)
         self._n = len(allies)
+        self._heals = torch.tensor([[u.heal is not None] for u in allies], device=self.device)
+        self._offsets = torch.tensor(MOVES, device=self.device) * self.options.move_amount
         self._reward = Reward(self.options, self._n, max_reward(scenario, self.options))
         layout = self.features.layout
         self.info = EnvInfo(
@@ -132,7 +134,8 @@ class SkirmishEnv:
         zeros = torch.zeros(shape, device=self.device)
         nobody = torch.full(shape, NOBODY, dtype=torch.int64, device=self.device)
         orders = torch.full_like(nobody, STOP)
-        orders[self._n :] = ATTACK_MOVE
+        if self.scenario.attack_move or self.scenario.pursues:
+            orders[self._n :] = ATTACK_MOVE
         x, y = places[:, :1].expand(shape).clone(), places[:, 1:].expand(shape).clone()
         return World(
             x=on_grain(x),
@@ -142,7 +145,7 @@ class SkirmishEnv:
             health=tables.health.expand(shape).clone(),
             shield=tables.shield.expand(shape).clone(),
             shield_wait=zeros,
-            energy=zeros,
+            energy=tables.energy_at_start.expand(shape).clone(),
             cooldown=zeros,
             windup=zeros - 1,
             order=orders,
@@ -161,34 +164,45 @@ class SkirmishEnv:
 
         A group's order leads each of its units to the point plus its place in the group.
         """
-        ends = self.scenario.attack_move
-        (x0, y0), (x1, y1) = ends[0], ends[-1]
-        along = rng.unit_interval(rng.draw(self._keys, _GOAL_DRAW) >> 8, 24)
+        goal_x, goal_y = self._goals(world)
         unit = self.tables.index
         enemy = unit >= self._n
-        place_x = world.x - world.x[self._n :].mean(0)
-        place_y = world.y - world.y[self._n :].mean(0)
-        goal_x = torch.where(enemy, x0 + (x1 - x0) * along + place_x, world.goal_x)
-        goal_y = torch.where(enemy, y0 + (y1 - y0) * along + place_y, world.goal_y)
         dx, dy = goal_x - world.x, goal_y - world.y
-        norm = torch.sqrt(dx * dx + dy * dy).clamp_min(1e-6)
+        norm = torch.sqrt(dx * dx + dy * dy)
+        marches = enemy & (norm > 0)
+        norm = norm.clamp_min(1e-6)
         dx, dy = dx / norm, dy / norm
         facing = self._compass[rng.draw(self._keys, _FACING_DRAW, unit) % len(self._compass)]
         # An enemy first turns its way, one loop for each 62.5 degrees it looks past it.
         looks = facing[..., 0] * dx + facing[..., 1] * dy
         turns = (looks < TURN_COSINE).float() + (looks < TURN_TWICE_COSINE).float()
-        walked = torch.where(enemy, self.tables.speed * (HEAD_START - turns), 0.0)
+        walked = torch.where(marches, self.tables.speed * (HEAD_START - turns), 0.0)
         x, y = world.x + on_grain(dx * walked), world.y + on_grain(dy * walked)
-        x, y = push_apart(world, self.tables, enemy.expand_as(x), x, y)
+        x, y = push_apart(world, self.tables, marches, x, y)
         return replace(
             world,
             goal_x=goal_x,
             goal_y=goal_y,
-            face_x=torch.where(enemy, dx, facing[..., 0]),
-            face_y=torch.where(enemy, dy, facing[..., 1]),
+            face_x=torch.where(marches, dx, facing[..., 0]),
+            face_y=torch.where(marches, dy, facing[..., 1]),
             x=x,
             y=y,
         )
+
+    def _goals(self, world: World) -> tuple[Tensor, Tensor]:
+        """Where everybody is ordered to; those without a point: where they are."""
+        ends = self.scenario.attack_move
+        if not ends:
+            return world.goal_x, world.goal_y
+        (x0, y0), (x1, y1) = ends[0], ends[-1]
+        along = rng.unit_interval(rng.draw(self._keys, _GOAL_DRAW) >> 8, 24)
+        enemy = self.tables.index >= self._n
+        to_x, to_y = x0 + (x1 - x0) * along, y0 + (y1 - y0) * along
+        goal_x = to_x + world.x - world.x[self._n :].mean(0)
+        goal_y = to_y + world.y - world.y[self._n :].mean(0)
+        holds = on_ground(self.tables, goal_x, goal_y)
+        goal_x, goal_y = torch.where(holds, goal_x, to_x), torch.where(holds, goal_y, to_y)
+        return torch.where(enemy, goal_x, world.goal_x), torch.where(enemy, goal_y, world.goal_y)
 
     # ------------------------------------------------------------------- step
 
@@ -240,16 +254,28 @@ class SkirmishEnv:
             )
 
     def _give_orders(self, world: World, actions: Tensor) -> World:
-        """Turn actions [n, E] into orders; an attack on the same target goes on undisturbed."""
+        """Turn actions [n, E] into orders; an attack on the same target goes on undisturbed.
+
+        What the game refuses, it does as if nothing had been said: an attack on somebody whom the
+        weapon cannot hit, or no-op for a living unit (SMAC's heuristic for an idle medivac).
+        """
         n = self._n
         alive = world.health[:n] > 0
-        attacks = actions >= N_NON_ATTACK
-        moves = (actions > STOP_ACTION) & ~attacks
-        target = torch.where(attacks & alive, actions - N_NON_ATTACK + n, NOBODY)
+        targeted = actions >= N_NON_ATTACK
+        heals = targeted & self._heals
+        moves = (actions > STOP_ACTION) & ~targeted
+        aimed_at = torch.where(heals, 0, n) + actions - N_NON_ATTACK
+        pair = self.tables.index[:n] * self.tables.n_units + aimed_at.clamp_min(0)
+        refused = (actions == NO_OP) | (targeted & ~heals & ~self.tables.can_hit[pair])
+        obeys = alive & ~refused
+        target = torch.where(targeted, aimed_at, NOBODY)
+        target = torch.where(obeys, target, world.target[:n])
         interrupted = (target != world.target[:n]) & (world.windup[:n] >= 0)
-        order = torch.where(attacks, ATTACK, torch.where(moves, MOVE, STOP))
-        offsets = torch.tensor(MOVES, device=self.device) * self.options.move_amount
-        offset = offsets[(actions - 2).clamp(0, 3)]
+        order = torch.where(
+            heals, HEAL, torch.where(targeted, ATTACK, torch.where(moves, MOVE, STOP))
+        )
+        offset = self._offsets[(actions - 2).clamp(0, 3)]
+        moves = moves & obeys
         goal_x = torch.where(moves, world.x[:n] + offset[..., 0], world.goal_x[:n])
         goal_y = torch.where(moves, world.y[:n] + offset[..., 1], world.goal_y[:n])
 
@@ -258,24 +284,18 @@ class SkirmishEnv:
 
         return replace(
             world,
-            order=with_allies(world.order, torch.where(alive, order, STOP)),
+            order=with_allies(world.order, torch.where(obeys, order, world.order[:n])),
             target=with_allies(world.target, target),
             goal_x=with_allies(world.goal_x, goal_x),
             goal_y=with_allies(world.goal_y, goal_y),
-            windup=with_allies(world.windup, torch.where(interrupted, -1.0, world.windup[:n])),
+            windup=with_allies(world.windup, world.windup[:n].masked_fill(interrupted, -1.0)),
             cooldown=with_allies(world.cooldown, torch.where(interrupted, 0.0, world.cooldown[:n])),
         )
 
     def _advance(self, world: World) -> World:
-        """Play `step_mul` game loops; draws are made for all of them at once."""
-        loops = torch.arange(self.options.step_mul, device=self.device)[:, None, None]
-        loop = self._steps * self.options.step_mul + loops
-        bits = rng.draw(self._keys, loop, self.tables.index)
-        low, high = COOLDOWN_JITTER
-        jitter = low + (high - low) * rng.unit_interval(bits >> 16, 16)
-        rank = ((bits & 0xFFFF) * 256 + self.tables.index).to(torch.float32)
+        """Play `step_mul` game loops."""
         for i in range(self.options.step_mul):
-            world = tick(world, self.tables, rank[i], jitter[i])
+            world = tick(world, self.tables, self._keys, self._steps * self.options.step_mul + i)
         return world
 
     def _heuristic_orders(self) -> Tensor:

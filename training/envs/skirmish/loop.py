@@ -7,11 +7,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from training.envs.skirmish.combat import apply_hits, swing
+from training.envs.skirmish import rng
+from training.envs.skirmish.combat import apply_hits, heal, swing
 from training.envs.skirmish.movement import move
-from training.envs.skirmish.opponent import acquire_targets, respond_to_attacks
+from training.envs.skirmish.opponent import acquire_targets, respond_to_attacks, tend
 from training.envs.skirmish.world import (
     ATTACK,
+    HEAL,
     NOBODY,
     STOP,
     Tables,
@@ -22,46 +24,61 @@ from training.envs.skirmish.world import (
 )
 
 SHIELD_REGEN = 0.125  # per game loop: 2 a game second
+COOLDOWN_JITTER = (-1.0, 2.0)  # game loops, uniform: the engine's random weapon delay
 
 
-def tick(world: World, tables: Tables, rank: Tensor, jitter: Tensor) -> World:
+def tick(world: World, tables: Tables, keys: Tensor, loop: Tensor) -> World:
     """Advance every battle by one game loop.
 
     Args:
-        rank: [N, B] float32 integers below 2^24, distinct within a battle: the order in which
-            units take their turn.
-        jitter: [N, B] float32, loops added to the cooldown of a swing that begins now.
+        keys: [B] int64, of the battles' draws.
+        loop: [B] int64, the number of this loop in its battle.
     """
+    allies_first, jitter = _draws(tables, keys, loop)
     world = _pass_time(world, tables)
     world = _forget_the_dead(world)
     near = pairs(world.health, world.x, world.y, tables)
     world = acquire_targets(world, tables, near)
+    world = tend(world, tables, near)
     line = aim(world, tables)
     world, hits = swing(world, tables, line, jitter)
-    world = move(world, tables, near, line)
-    world, attacker = apply_hits(world, tables, hits, rank)
+    moved = move(world, tables, near, line)
+    world, attacker = apply_hits(moved, tables, hits, allies_first)
+    world = heal(world, tables, line)
     return respond_to_attacks(world, tables, near, attacker)
 
 
+def _draws(tables: Tables, keys: Tensor, loop: Tensor) -> tuple[Tensor, Tensor]:
+    """Which side's blows land first in this loop, [B] bool, and the loops added to the cooldown
+    of a swing that begins now, [N, B]."""
+    bits = rng.draw(keys, loop, tables.index)
+    low, high = COOLDOWN_JITTER
+    return (bits[0] & 1) == 1, low + (high - low) * rng.unit_interval(bits >> 16, 16)
+
+
 def _pass_time(world: World, tables: Tables) -> World:
-    wait = (world.shield_wait - 1).clamp_min(0)
-    regenerates = (wait == 0) & (world.health > 0)
-    grown = torch.minimum(world.shield + SHIELD_REGEN, tables.shield)
-    return replace(
-        world,
-        shield_wait=wait,
-        shield=torch.where(regenerates, grown, world.shield),
-        cooldown=(world.cooldown - 1).clamp_min(0),
-    )
+    if tables.has_shields:
+        wait = (world.shield_wait - 1).clamp_min(0)
+        regenerates = (wait == 0) & (world.health > 0)
+        grown = torch.minimum(world.shield + SHIELD_REGEN, tables.shield)
+        shield = torch.where(regenerates, grown, world.shield)
+        world = replace(world, shield_wait=wait, shield=shield)
+    if tables.regenerates:
+        grown = torch.minimum(world.health + tables.health_regen, tables.health)
+        world = replace(world, health=torch.where(world.health > 0, grown, 0.0))
+    if tables.healers:
+        world = replace(world, energy=(world.energy + tables.energy_regen).minimum(tables.energy))
+    return replace(world, cooldown=(world.cooldown - 1).clamp_min(0))
 
 
 def _forget_the_dead(world: World) -> World:
     """A target that has died is dropped; an ally then stands idle until its next order."""
     lost = (world.target >= 0) & (of_target(world.health, world.target) <= 0)
+    ordered = (world.order == ATTACK) | (world.order == HEAL)
     return replace(
         world,
         target=world.target.masked_fill(lost, NOBODY),
-        order=world.order.masked_fill(lost & (world.order == ATTACK), STOP),
+        order=world.order.masked_fill(lost & ordered, STOP),
         cooldown=world.cooldown.masked_fill(lost & (world.windup >= 0), 0.0),
         windup=world.windup.masked_fill(lost, -1.0),
     )

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from training.envs.skirmish.paths import CELLS, DIRECT
 from training.envs.skirmish.scenario import MAP_SIZE
 from training.envs.skirmish.world import (
     GRAIN,
@@ -41,18 +42,45 @@ def move(world: World, tables: Tables, near: Pairs, line: Aim) -> World:
     walks = (world.health > 0) & (world.windup < 0) & has_way
     norm = length.clamp_min(1 / GRAIN)
     to_x, to_y = to_x / norm, to_y / norm
+    to_x, to_y = _round_walls(world, tables, to_x, to_y, length)
     cosine, sine, side, blocked = _free_turn(world, tables, near, walks, to_x, to_y)
     way_x, way_y = to_x * cosine - to_y * sine, to_x * sine + to_y * cosine
     face_x, face_y, faces = turned(world, way_x, way_y)
     goes = walks & ~blocked
-    step = torch.minimum(tables.speed, remaining).masked_fill(~(goes & faces), 0.0)
+    pace = world.pace
+    speed = tables.speed
+    if tables.accelerates:
+        pace = torch.minimum(pace + tables.acceleration, speed).masked_fill(~(goes & faces), 0.0)
+        speed = torch.where(tables.acceleration > 0, pace, speed)
+    step = torch.minimum(speed, remaining).masked_fill(~(goes & faces), 0.0)
     x = world.x + on_grain(way_x * step)
     y = world.y + on_grain(way_y * step)
     x, y = push_apart(world, tables, walks, x, y)
     x, y = _stay_on_ground(world, tables, x, y)
     face_x = torch.where(goes, face_x, world.face_x)
     face_y = torch.where(goes, face_y, world.face_y)
-    return replace(world, x=x, y=y, side=side, face_x=face_x, face_y=face_y)
+    return replace(world, x=x, y=y, pace=pace, side=side, face_x=face_x, face_y=face_y)
+
+
+def _round_walls(
+    world: World, tables: Tables, to_x: Tensor, to_y: Tensor, length: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The way (a unit vector): to a corner, for those on foot whose straight one leaves the ground."""
+    if tables.route is None:
+        return to_x, to_y
+    here = _cell(world.x, world.y)
+    there = _cell(world.x + to_x * length, world.y + to_y * length)
+    corner = tables.route[here * CELLS + there].to(torch.int64)
+    dx = (corner // MAP_SIZE) + 0.5 - world.x
+    dy = (corner % MAP_SIZE) + 0.5 - world.y
+    norm = torch.sqrt(dx * dx + dy * dy).clamp_min(1 / GRAIN)
+    bends = (corner != DIRECT) & tables.on_foot
+    return torch.where(bends, dx / norm, to_x), torch.where(bends, dy / norm, to_y)
+
+
+def _cell(x: Tensor, y: Tensor) -> Tensor:
+    column, row = (v.clamp(0, MAP_SIZE - 1).to(torch.int64) for v in (x, y))
+    return column * MAP_SIZE + row
 
 
 def turned(world: World, way_x: Tensor, way_y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -113,12 +141,13 @@ def push_apart(
 def _stay_on_ground(world: World, tables: Tables, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Cancel, axis by axis, a displacement that would bring a unit's circle over a wall."""
     step_x, step_y = x - world.x, y - world.y
-    x = torch.where(_pathable(tables, x + tables.separation * step_x.sign(), world.y), x, world.x)
-    y = torch.where(_pathable(tables, x, y + tables.separation * step_y.sign()), y, world.y)
+    x = torch.where(on_ground(tables, x + tables.separation * step_x.sign(), world.y), x, world.x)
+    y = torch.where(on_ground(tables, x, y + tables.separation * step_y.sign()), y, world.y)
     return x, y
 
 
-def _pathable(tables: Tables, x: Tensor, y: Tensor) -> Tensor:
+def on_ground(tables: Tables, x: Tensor, y: Tensor) -> Tensor:
+    """Whether each unit may be at its place, [N, B] bool."""
     column = (x + 1).clamp(0, MAP_SIZE + 1).to(torch.int64)
     row = (y + 1).clamp(0, MAP_SIZE + 1).to(torch.int64)
-    return tables.pathable[column * (MAP_SIZE + 2) + row]
+    return tables.pathable[tables.ground + column * (MAP_SIZE + 2) + row]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Literal, get_args
+
+EnemyHealers = Literal["follow", "scan_move", "stay"]
 
 
 class OptionError(ValueError):
@@ -45,7 +47,14 @@ class SkirmishOptions:
     heuristic_rest: bool = False
     """With heuristic_ai: an agent whose attack is not available steps toward its target."""
 
+    enemy_healers: EnemyHealers = "follow"
+    """What an enemy medivac makes of the order to attack, which is not known: it keeps to its army,
+    moves to the order's point by itself, or stays; healing whom it finds hurt in each case."""
+
     def __post_init__(self) -> None:
+        if self.enemy_healers not in get_args(EnemyHealers):
+            known = ", ".join(get_args(EnemyHealers))
+            raise OptionError(f"enemy_healers must be one of {known}, not {self.enemy_healers!r}")
         if self.step_mul < 1:
             raise OptionError(f"step_mul must be at least 1, not {self.step_mul}")
         if self.move_amount <= 0:

@@ -128,7 +128,7 @@ class UnitType:
         return bool(self.collide & other.collide)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Terrain:
     """The ground by 1 x 1 cell, [x, y]; cell (x, y) covers [x, x + 1) x [y, y + 1)."""
 
