@@ -20,7 +20,6 @@ from training.types import Observation, Transition
 STOP, NORTH, SOUTH, EAST, WEST, ATTACK = 1, 2, 3, 4, 5, 6
 NEVER = 1e6  # as a cooldown: the unit never shoots, though it behaves in all else as if armed
 GRAIN = 4096.0  # positions are multiples of 1/4096
-NORTHEAST = (0.5**0.5, 0.5**0.5)
 
 
 class Placed(NamedTuple):
@@ -28,13 +27,14 @@ class Placed(NamedTuple):
 
     x: float
     y: float
-    looks: tuple[float, float] = (1.0, 0.0)
     health: float | None = None
     shield: float | None = None
     cooldown: float = 0.0
     shield_wait: float = 0.0
     goal: tuple[float, float] | None = None
     """Of an enemy's attack-move; by default it has arrived and stands."""
+    target: int = -1
+    """The unit that an enemy is attacking already."""
 
 
 def scenario(
@@ -91,12 +91,11 @@ def put(env: SkirmishEnv, unit: int, placed: Placed) -> Observation:
     values: dict[str, float] = {
         "x": _on_grain(placed.x),
         "y": _on_grain(placed.y),
-        "face_x": placed.looks[0],
-        "face_y": placed.looks[1],
         "cooldown": placed.cooldown,
         "shield_wait": placed.shield_wait,
         "goal_x": _on_grain(goal[0]),
         "goal_y": _on_grain(goal[1]),
+        "target": placed.target,
     }
     if placed.health is not None:
         values["health"] = placed.health

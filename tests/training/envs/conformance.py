@@ -186,7 +186,7 @@ def check_seeds_and_numbers_make_battles_differ(build: Build) -> None:
     def end(seed: int, battle_id: int) -> torch.Tensor:
         env = build(1, seed)
         shown = env.reset(battle_ids=torch.tensor([battle_id]))
-        for step in range(6):
+        for step in range(20):
             actions = ruled_actions(shown.avail_actions, torch.tensor([0]), step)
             shown = env.step(actions).observation
         return shown.state

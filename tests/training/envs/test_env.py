@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 
 from tests.training.envs import conformance
-from tests.training.envs.battlefield import see
+from tests.training.envs.battlefield import GRAIN, see
 from tests.training.envs.conformance import Build
 from training.envs import make_env
 from training.envs.base import BatchedEnv
@@ -44,14 +45,17 @@ def test_seeds_and_numbers_make_battles_differ() -> None:
     conformance.check_seeds_and_numbers_make_battles_differ(builder("skirmish", "3m"))
 
 
-def test_battles_begin_at_the_same_places_but_look_and_march_by_chance() -> None:
-    env = SkirmishEnv("3s5z", 16)
+def test_battles_begin_alike_with_the_enemy_one_loop_on_its_way() -> None:
+    env = SkirmishEnv("3m", 16)
     x, y = see(env, "x"), see(env, "y")
-    allies, enemies = slice(0, 8), slice(8, 16)
-    assert (x[:, allies] == x[0, allies]).all()
-    assert (y[:, allies] == y[0, allies]).all()
-    # Enemies have walked up to two loops by the first observation, one less for each turn.
-    assert 0 < (x[:, enemies].max(0) - x[:, enemies].min(0)).max() <= 2 * 2.9531 / 16 + 1e-3
+    assert (x == x[0]).all()
+    assert (y == y[0]).all()
+    # In the order of their creation: at the point, south of it, east of it, touching. All head for
+    # (9, 16) less the group's middle: 14 west, and a bit north (recorded: 9/4096 a loop).
+    way = np.array([-576, 9]) / GRAIN
+    touch = 0.75 - 252 / GRAIN
+    places = np.array([(23, 16), (23, 16 - touch), (23 + touch, 16)]) + way
+    assert np.stack((x[0, 3:], y[0, 3:]), 1) == pytest.approx(places, abs=1 / GRAIN)
 
 
 def test_agents_are_numbered_by_type_then_x_then_y() -> None:

@@ -18,7 +18,6 @@ from tests.training.envs.battlefield import (
     EAST,
     GRAIN,
     NEVER,
-    NORTHEAST,
     STOP,
     WEST,
     Placed,
@@ -36,7 +35,7 @@ SLIGHTLY = 1 / GRAIN
 
 
 def test_with_nobody_in_sight_enemies_walk_where_they_were_sent() -> None:
-    walker = Placed(23, 16, looks=(-1, 0), goal=(14, 16))
+    walker = Placed(23, 16, goal=(14, 16))
     env = battle({"marine": [Placed(2, 28)]}, {"marine": [walker]})
     for step in range(1, 8):
         act(env, STOP)
@@ -59,40 +58,36 @@ def test_enemies_come_from_their_spawn_to_the_agents() -> None:
     assert np.abs(came - 4.5).max() < 0.375
 
 
+# Edge to edge half a unit more than the weapon's range, but at least 5.
 @pytest.mark.parametrize(
-    ("kind", "scan"), [("marine", 5.75), ("zealot", 5.875)], ids=["marine", "zealot"]
+    ("kind", "scan"),
+    [("marine", 5.5 + 0.75), ("stalker", 6.5 + 1.0), ("zealot", 5 + 0.875)],
+    ids=["marine", "stalker", "zealot"],
 )
 @pytest.mark.parametrize("inside", [True, False])
 def test_a_target_is_taken_at_the_edge_of_scan_range(kind: str, scan: float, inside: bool) -> None:
-    # The enemy is bound north and an agent stands east of it; it looks between the two.
-    enemy = Placed(10, 16, looks=NORTHEAST, goal=(10, 30), cooldown=NEVER)
-    agent = Placed(10 + scan + (0 if inside else SLIGHTLY), 16)
-    env = battle({"marine": [agent]}, {kind: [enemy]}, step_mul=1)
-    act(env, STOP)
-    moved = (of(env, "x", 1) - 10, of(env, "y", 1) - 16)
-    if not inside:
-        assert moved == (0, 2.25 / 16)  # on its way north
-    elif kind == "marine":
-        assert moved == (0, 0)  # in range of its weapon: it stands
-    else:
-        assert moved == (2.25 / 16, 0)  # it chases
+    agent = Placed(10 + scan + (-SLIGHTLY if inside else SLIGHTLY), 16)
+    env = battle({"marine": [agent]}, {kind: [Placed(10, 16, cooldown=NEVER)]}, n_envs=16)
+    act(env, STOP)  # eight loops: each enemy looks round once, and then chases
+    assert ((see(env, "x")[:, 1] > 10) == inside).all()
 
 
-@pytest.mark.parametrize("inside", [True, False])
-def test_who_shoots_further_than_5_scans_as_far(inside: bool) -> None:
-    enemy = Placed(10, 16, looks=NORTHEAST, goal=(10, 30))
-    agent = Placed(17 + (0 if inside else SLIGHTLY), 16)
-    env = battle({"marine": [agent, FAR]}, {"stalker": [enemy]})
-    act(env, STOP, STOP)
-    act(env, STOP, STOP)
-    assert (of(env, "health", 0) == 45 - 10) is inside
-    assert (of(env, "y", 2) == 16) is inside
+def test_units_look_round_every_eight_loops_one_after_the_other() -> None:
+    enemies = [Placed(10, 16, cooldown=NEVER), Placed(10, 18, cooldown=NEVER)]
+    env = battle({"marine": [Placed(16.1, 17)]}, {"marine": enemies}, n_envs=64, step_mul=1)
+    looked = np.zeros((64, 2), dtype=int)
+    for loop in range(1, 9):
+        act(env, STOP)
+        looked = np.where((looked == 0) & (see(env, "x")[:, 1:] > 10), loop, looked)
+    assert set(looked[:, 0]) == set(range(1, 9))  # at its own turn in every battle
+    assert set(looked[:, 1] - looked[:, 0]) == {1, -7}  # and the next unit in the next loop
 
 
 def test_of_several_in_scan_range_the_closest_is_taken() -> None:
     agents = [Placed(13, 16), Placed(10, 13.5), Placed(10, 19)]
-    env = battle({"marine": agents}, {"marine": [Placed(10, 16)]})
-    act(env, STOP, STOP, STOP)
+    env = battle({"marine": agents}, {"marine": [Placed(10, 16)]}, step_mul=1)
+    for _ in range(12):  # it looks in loop 8 at the latest, and fires once
+        act(env, STOP, STOP, STOP)
     assert see(env, "health")[0, :3].tolist() == [45, 39, 45]
 
 
@@ -128,10 +123,9 @@ def test_an_enemy_turns_on_who_hits_it_from_beyond_its_scan_range() -> None:
 
     Its friends within 4 come along. The heuristic shoots without regard for SMAC's mask of 6.
     """
-    north = (0.0, 1.0)
-    hit = Placed(16, 10, looks=north, goal=(16, 30), cooldown=NEVER)
-    near = Placed(19.875, 10, looks=north, goal=(19.875, 30), cooldown=NEVER)
-    apart = Placed(16, 5.875, looks=north, goal=(16, 26), cooldown=NEVER)
+    hit = Placed(16, 10, goal=(16, 30), cooldown=NEVER)
+    near = Placed(19.875, 10, goal=(19.875, 30), cooldown=NEVER)
+    apart = Placed(16, 5.875, goal=(16, 26), cooldown=NEVER)
     zealots = {"zealot": [hit, near, apart]}
     env = battle({"stalker": [Placed(9.375, 12)]}, zealots, heuristic_ai=True)
     # The missile lands after 9 loops; until then all go straight north.
@@ -185,7 +179,7 @@ def test_the_resting_heuristic_steps_along_the_longer_axis(
     at: tuple[int, int], way: tuple[int, int]
 ) -> None:
     enemy = Placed(16 + at[0], 16 + at[1], cooldown=NEVER)
-    agent = Placed(16, 16, looks=(float(way[0]), float(way[1])))
+    agent = Placed(16, 16)
     options = {"heuristic_ai": True, "heuristic_rest": True}
     env = battle({"marine": [agent]}, {"marine": [enemy]}, **options)
     act(env, STOP)

@@ -73,10 +73,11 @@ def overlaps(env: SkirmishEnv) -> npt.NDArray[np.float64]:
     return np.where(both, radius[:, None] + radius - distance, 0.0)
 
 
-# Overlaps are pushed out after every step, whole for two units alone; in a crowd, who is pushed out
-# of one circle may land in another's, and is pushed on in the next loop.
+# Bodies lie up to 0.06 in each other undisturbed. Deeper overlaps are pushed out after every step,
+# whole for two units alone; in a crowd, who is pushed out of one circle may land in another's, and
+# is pushed on in the next loop.
 @pytest.mark.parametrize("heuristic_ai", [True, False])
-@pytest.mark.parametrize(("name", "tolerance"), [("3m", 0.15), ("5m_vs_6m", 0.2), ("3s5z", 0.3)])
+@pytest.mark.parametrize(("name", "tolerance"), [("3m", 0.2), ("5m_vs_6m", 0.3), ("3s5z", 0.3)])
 def test_units_hardly_overlap(name: str, tolerance: float, heuristic_ai: bool) -> None:
     env = SkirmishEnv(name, 8, seed=2, heuristic_ai=heuristic_ai)
     observation = env.reset()

@@ -163,7 +163,7 @@ def test_sparse_rewards_are_scaled_all_the_same(scaled: bool, unit: float) -> No
 
 
 def test_a_defeat_pays_for_what_was_done() -> None:
-    env = marines(1, Placed(12, 16, looks=(-1, 0)), FAR)
+    env = marines(1, Placed(12, 16), FAR)
     alter(env, 0, health=6)
     after = act(env, STOP)
     assert after.terminated.item()
@@ -173,7 +173,7 @@ def test_a_defeat_pays_for_what_was_done() -> None:
 
 def test_nobody_wins_when_all_are_dead() -> None:
     ours = Placed(9, 16, health=1, shield=0, shield_wait=NEVER)
-    theirs = Placed(14, 16, looks=(-1, 0), health=1, shield=0, shield_wait=NEVER)
+    theirs = Placed(14, 16, health=1, shield=0, shield_wait=NEVER, target=0)
     env = battle({"stalker": [ours]}, {"stalker": [theirs]}, step_mul=8)
     after = act(env, ATTACK)  # both missiles are launched in loop 4 and land in loop 8
     assert after.terminated.item()

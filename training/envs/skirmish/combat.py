@@ -8,7 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from training.envs.skirmish.movement import turned
 from training.envs.skirmish.world import (
     GRAIN,
     HEAL,
@@ -20,6 +19,7 @@ from training.envs.skirmish.world import (
     World,
     of_target,
     on_grain,
+    root,
 )
 
 SHIELD_DELAY = 160.0  # game loops without damage before shields regenerate
@@ -51,19 +51,15 @@ class Loss(NamedTuple):
 def swing(world: World, tables: Tables, line: Aim, jitter: Tensor) -> tuple[World, Hits]:
     """Begin, continue or abort swings; what reaches its damage point strikes or is launched.
 
-    Who has its target in range turns to face it, and swings once it does. A swing that is
-    aborted before its damage point costs no cooldown.
+    Turning to face the target takes no time. A swing that is aborted before its damage point
+    costs no cooldown.
     """
     alive = world.health > 0
     armed = alive & (world.target >= 0) & tables.armed
     swinging = world.windup >= 0
     goes_on = swinging & armed & (line.beyond <= tables.slop)
     aims = armed & (line.beyond <= 0)
-    gap = line.distance.clamp_min(1 / GRAIN)
-    way_x, way_y = line.dx / gap, line.dy / gap
-    face_x, face_y, faces = turned(world, way_x, way_y)
-    faces = faces | (face_x * way_x + face_y * way_y >= tables.arc_cosine)
-    begins = aims & ~swinging & faces & (world.cooldown == 0)
+    begins = aims & ~swinging & (world.cooldown == 0)
     windup = torch.where(begins, tables.damage_point, world.windup - 1)
     windup = windup.masked_fill(~(goes_on | begins), -1.0)
     strikes = windup == 0
@@ -83,8 +79,6 @@ def swing(world: World, tables: Tables, line: Aim, jitter: Tensor) -> tuple[Worl
     )
     world = replace(
         world,
-        face_x=torch.where(aims, face_x, world.face_x),
-        face_y=torch.where(aims, face_y, world.face_y),
         windup=windup.masked_fill(strikes, -1.0),
         cooldown=cooldown.masked_fill(swinging & ~goes_on, 0.0),
         pending=torch.where(launches, delay, (world.pending - 1).clamp_min(0)),
@@ -184,7 +178,7 @@ def _swept(
     target = hits.target[unit].clamp_min(0)[None]
     at_x, at_y = world.x.gather(0, target), world.y.gather(0, target)
     shot_x, shot_y = at_x - world.x[unit], at_y - world.y[unit]
-    length = torch.sqrt(shot_x * shot_x + shot_y * shot_y).clamp_min(1 / GRAIN)
+    length = root(shot_x * shot_x + shot_y * shot_y).clamp_min(1 / GRAIN)
     dx, dy = world.x[theirs] - at_x, world.y[theirs] - at_y
     deep = (dx * shot_x + dy * shot_y) / length
     along = ((dx * shot_y - dy * shot_x) / length).abs()

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +13,7 @@ from training.envs.base import UnavailableActionError
 from training.envs.skirmish import rng
 from training.envs.skirmish.features import MOVES, N_NON_ATTACK, NO_OP, STOP_ACTION, Features
 from training.envs.skirmish.loop import tick
-from training.envs.skirmish.movement import TURN_COSINE, on_ground, push_apart
+from training.envs.skirmish.movement import on_ground, whole_grains
 from training.envs.skirmish.options import SkirmishOptions, parse_options
 from training.envs.skirmish.reward import UNDECIDED, WON, Reward, battle_code, max_reward
 from training.envs.skirmish.scenario import Scenario, load_scenario
@@ -28,13 +27,13 @@ from training.envs.skirmish.world import (
     World,
     build_tables,
     on_grain,
+    root,
     spawn_positions,
 )
 from training.types import EnvInfo, Observation, Transition
 
-TURN_TWICE_COSINE = 2 * TURN_COSINE**2 - 1
-HEAD_START = 2  # game loops the enemies have walked before the first observation
-_GOAL_DRAW, _FACING_DRAW = 1 << 20, (1 << 20) + 1  # counters that no game loop reaches
+HEAD_START = 1  # game loops the enemies have walked before the first observation
+_GOAL_DRAW = 1 << 20  # a counter that no game loop reaches
 
 
 class SkirmishEnv:
@@ -87,10 +86,6 @@ class SkirmishEnv:
             continuing_episode=self.options.continuing_episode,
             layout_sha256=layout.sha256,
         )
-        angles = np.arange(256) * (2 * np.pi / 256)
-        self._compass = torch.tensor(
-            np.stack((np.cos(angles), np.sin(angles)), 1), dtype=torch.float32, device=self.device
-        )
         self._next_battle = 0
         self._spawn = self._spawn_world()
         self._world = self._spawn
@@ -140,8 +135,6 @@ class SkirmishEnv:
         return World(
             x=on_grain(x),
             y=on_grain(y),
-            face_x=zeros + 1,
-            face_y=zeros,
             health=tables.health.expand(shape).clone(),
             shield=tables.shield.expand(shape).clone(),
             shield_wait=zeros,
@@ -160,34 +153,17 @@ class SkirmishEnv:
         )
 
     def _march_off(self, world: World) -> World:
-        """Units look anywhere; the enemies have their order and are already on their way.
+        """The enemies have their order and are already on their way.
 
         A group's order leads each of its units to the point plus its place in the group.
         """
         goal_x, goal_y = self._goals(world)
-        unit = self.tables.index
-        enemy = unit >= self._n
         dx, dy = goal_x - world.x, goal_y - world.y
-        norm = torch.sqrt(dx * dx + dy * dy)
-        marches = enemy & (norm > 0)
-        norm = norm.clamp_min(1e-6)
-        dx, dy = dx / norm, dy / norm
-        facing = self._compass[rng.draw(self._keys, _FACING_DRAW, unit) % len(self._compass)]
-        # An enemy first turns its way, one loop for each 62.5 degrees it looks past it.
-        looks = facing[..., 0] * dx + facing[..., 1] * dy
-        turns = (looks < TURN_COSINE).float() + (looks < TURN_TWICE_COSINE).float()
-        walked = torch.where(marches, self.tables.speed * (HEAD_START - turns), 0.0)
-        x, y = world.x + on_grain(dx * walked), world.y + on_grain(dy * walked)
-        x, y = push_apart(world, self.tables, marches, x, y)
-        return replace(
-            world,
-            goal_x=goal_x,
-            goal_y=goal_y,
-            face_x=torch.where(marches, dx, facing[..., 0]),
-            face_y=torch.where(marches, dy, facing[..., 1]),
-            x=x,
-            y=y,
-        )
+        norm = root(dx * dx + dy * dy).clamp_min(1e-6)
+        walked = self.tables.speed * HEAD_START
+        x = world.x + whole_grains(dx / norm * walked)
+        y = world.y + whole_grains(dy / norm * walked)
+        return replace(world, goal_x=goal_x, goal_y=goal_y, x=x, y=y)
 
     def _goals(self, world: World) -> tuple[Tensor, Tensor]:
         """Where everybody is ordered to; those without a point: where they are."""

@@ -23,6 +23,7 @@ from training.envs.skirmish.world import (
     pairs,
 )
 
+SCAN_PERIOD = 8  # game loops from one look round for targets to the next
 SHIELD_REGEN = 0.125  # per game loop: 2 a game second
 COOLDOWN_JITTER = (-1.0, 2.0)  # game loops, uniform: the engine's random weapon delay
 
@@ -36,9 +37,10 @@ def tick(world: World, tables: Tables, keys: Tensor, loop: Tensor) -> World:
     """
     allies_first, jitter = _draws(tables, keys, loop)
     world = _pass_time(world, tables)
-    world = _forget_the_dead(world)
+    world, bereft = _forget_the_dead(world)
     near = pairs(world.health, world.x, world.y, tables)
-    world = acquire_targets(world, tables, near)
+    turn = (loop + keys - tables.index) % SCAN_PERIOD == 0
+    world = acquire_targets(world, tables, near, turn | bereft)
     world = tend(world, tables, near)
     line = aim(world, tables)
     world, hits = swing(world, tables, line, jitter)
@@ -71,14 +73,18 @@ def _pass_time(world: World, tables: Tables) -> World:
     return replace(world, cooldown=(world.cooldown - 1).clamp_min(0))
 
 
-def _forget_the_dead(world: World) -> World:
-    """A target that has died is dropped; an ally then stands idle until its next order."""
+def _forget_the_dead(world: World) -> tuple[World, Tensor]:
+    """A target that has died is dropped; an ally then stands idle until its next order.
+
+    Returns also who has lost its target so, [N, B] bool.
+    """
     lost = (world.target >= 0) & (of_target(world.health, world.target) <= 0)
     ordered = (world.order == ATTACK) | (world.order == HEAL)
-    return replace(
+    world = replace(
         world,
         target=world.target.masked_fill(lost, NOBODY),
         order=world.order.masked_fill(lost & ordered, STOP),
         cooldown=world.cooldown.masked_fill(lost & (world.windup >= 0), 0.0),
         windup=world.windup.masked_fill(lost, -1.0),
     )
+    return world, lost

@@ -3,8 +3,10 @@
 No map starts an AI, so this is all there is to SMAC's opponent (spec of the maps' scripts).
 Acquisition follows what players have documented of the engine (Liquipedia, "Automatic
 Targeting"): a target stays the target until it dies or, once it has been in weapon range,
-leaves it; then the closest one within the scan range is taken, which is the weapon's range but
-at least 5, edge to edge. Who can neither shoot nor is healing is taken last.
+leaves it; then the closest one within the scan range is taken, which is half a unit more than
+the weapon's range but at least 5, edge to edge. Units look round every eight game loops, each at
+its own turn; those created together have consecutive turns (seen in replays of the real game).
+Who can neither shoot nor is healing is taken last.
 """
 
 from __future__ import annotations
@@ -25,20 +27,27 @@ from training.envs.skirmish.world import (
     World,
     aim,
     on_grain,
+    root,
 )
 
 HELP_RADIUS = 4.0  # within it of a friend under attack, idle hands come to help
 
 
-def acquire_targets(world: World, tables: Tables, near: Pairs) -> World:
-    """Enemies that have lost their target take the closest one in scan range, if there is one."""
+def acquire_targets(world: World, tables: Tables, near: Pairs, looks: Tensor) -> World:
+    """Enemies without a target take the closest one in scan range, if it is their turn to look.
+
+    Who loses its target because it leaves weapon range looks at once.
+
+    Args:
+        looks: [N, B] bool.
+    """
     n = tables.n_allies
     target = world.target[n:]
     beyond = aim(world, tables).beyond
     in_range = beyond[n:] <= 0
     has_target = target >= 0
     keeps = has_target & (~world.engaged[n:] | in_range | (world.windup[n:] >= 0))
-    score = torch.sqrt(near.squared[n:, :n]) - tables.scan
+    score = root(near.squared[n:, :n]) - tables.scan
     for healer in tables.healers:
         if healer.unit < n:
             last = (tables.index[:n] == healer.unit) & ~_heals(world, healer, beyond)
@@ -48,7 +57,7 @@ def acquire_targets(world: World, tables: Tables, near: Pairs) -> World:
     is_nearest = score == nearest[:, None]
     who = n - (is_nearest * (n - tables.number[None, :n])).amax(1).to(torch.int64)
     found = nearest <= (EVERYWHERE if tables.healers else 0.0)
-    takes = ~keeps & found & (world.health[n:] > 0) & tables.armed[n:]
+    takes = (looks[n:] | has_target) & ~keeps & found & (world.health[n:] > 0) & tables.armed[n:]
     # Pursuers stay with their target wherever it goes.
     engaged = has_target & (world.engaged[n:] | in_range) & ~takes & (not tables.pursues)
     return replace(
@@ -73,7 +82,7 @@ def tend(world: World, tables: Tables, near: Pairs) -> World:
         if healer.unit < tables.n_allies:
             continue
         hurt = healer.patients & (world.health > 0) & (world.health < tables.health)
-        distance = torch.sqrt(near.squared[healer.unit])
+        distance = root(near.squared[healer.unit])
         share = torch.where(hurt & (distance <= healer.autocast), world.health / tables.health, 2.0)
         least = share.amin(0)
         distance = torch.where(share == least, distance, torch.inf)

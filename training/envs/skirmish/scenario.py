@@ -50,8 +50,6 @@ class Weapon:
     """How far the target may drift beyond `range` once the swing has begun."""
     damage_point: int
     """Game loops from the start of the swing to the damage or the missile."""
-    arc: float
-    """Degrees within which the target must lie to be fired at; 0 for what faces its target."""
     targets: frozenset[str]
     """Planes it can hit: ground, air."""
     delivery: Delivery
@@ -303,7 +301,7 @@ def _unit_type(name: str, raw: Any) -> UnitType:
         collide=fields.words("collide", BODIES, default=["ground"]),
         mover=cast(Mover, fields.word("mover", MOVERS, default="ground")),
         health_regen=_per_loop(fields.number("health_regen", default=0)),
-        speed=fields.number("speed") / LOOPS_PER_SECOND,
+        speed=_per_loop(fields.number("speed")),
         acceleration=fields.number("acceleration", default=0) / LOOPS_PER_SECOND**2,
         radius=fields.number("radius", above=0),
         separation_radius=fields.number("separation_radius", above=0),
@@ -349,7 +347,6 @@ def _weapon(raw: Any, source: str) -> Weapon:
         range=fields.number("range"),
         range_slop=fields.number("range_slop"),
         damage_point=round(fields.number("damage_point") * LOOPS_PER_SECOND),
-        arc=fields.number("arc", default=0),
         targets=fields.words("targets", PLANES),
         delivery=cast(Delivery, kind),
         missile_speed=delivery.number("speed", above=0) / LOOPS_PER_SECOND if missile else 0.0,

@@ -37,6 +37,7 @@ from training.envs.skirmish.scenario import (
 STOP, MOVE, ATTACK, ATTACK_MOVE, HEAL = 0, 1, 2, 3, 4  # orders
 NOBODY = -1
 
+CONTACT = 252 / 4096  # bodies lie this deep in each other without being pushed apart
 EVERYWHERE = 100.0  # further than any two points of a map lie apart
 UNARMED = Weapon(
     damage=0.0,
@@ -45,7 +46,6 @@ UNARMED = Weapon(
     range=0.0,
     range_slop=0.0,
     damage_point=0,
-    arc=0.0,
     targets=frozenset(),
     delivery="instant",
     missile_speed=0.0,
@@ -59,6 +59,7 @@ UNARMED = Weapon(
 SINGLE_BLOWS = ("instant", "missile", "two_strikes", "delayed")
 STRIKES_AT_ONCE = ("instant", "two_strikes", "burst")
 MIN_SCAN_RANGE = 5.0  # a weapon looks this far for targets even where it does not reach
+SCAN_BEYOND = 0.5  # and this far beyond its reach
 LOOKAHEAD = 1.0  # how far before contact a unit begins to walk round somebody who stands
 TURN_DEGREES = (45, 90, 135)  # the ways off a heading, to either side
 TURNS = tuple((math.cos(math.radians(d)), math.sin(math.radians(d))) for d in TURN_DEGREES)
@@ -72,9 +73,6 @@ class World:
     x: Tensor
     """[N, B] float32, multiples of 1/4096."""
     y: Tensor
-    face_x: Tensor
-    """[N, B] float32, with face_y a unit vector: where the unit looks."""
-    face_y: Tensor
     health: Tensor
     """[N, B] float32; 0 is dead, and position and shield then keep their last values."""
     shield: Tensor
@@ -149,14 +147,12 @@ class Tables:
     """[N * N] bool, by attacker and target."""
     armed: Tensor
     """[N, 1] bool."""
-    arc_cosine: Tensor
-    """Cosine of the angle off its facing at which a unit still fires; 2 for who must face its
-    target."""
     scan: Tensor
     """[k, n, 1] centre distance within which an enemy looks for targets, by enemy and ally;
     negative for whom it cannot hit."""
-    clearance_squared: Tensor
-    """[N, N, 1] squared sum of the separation radii; 0 for who can stand in each other."""
+    clearance: Tensor
+    """[N, N, 1] centre distance down to which two units do not disturb each other; 0 for who can
+    stand in each other."""
     notice: Tensor
     """[N, N, 1] squared centre distance within which somebody standing is walked round; 0 for
     who can stand in each other."""
@@ -292,7 +288,7 @@ def build_tables(
         n, dtype=bool
     )
     separation = np.array([u.separation_radius for u in units], dtype=np.float32)
-    clearance = separation[:, None] + separation[None, :]
+    clearance = separation[:, None] + separation[None, :] - CONTACT
     blow = [unit.weapon is not None and unit.weapon.delivery in SINGLE_BLOWS for unit in units]
     damage = [
         [hit_damage(a, b) if single else 0.0 for b in units]
@@ -319,9 +315,8 @@ def build_tables(
         slop=column([w.range_slop for w in weapons]),
         can_hit=torch.as_tensor(can_hit.reshape(-1), device=device),
         armed=flags([u.weapon is not None for u in units]),
-        arc_cosine=column([math.cos(math.radians(w.arc / 2)) if w.arc else 2.0 for w in weapons]),
         scan=table(_scan(scenario, edges, ranges, can_hit)),
-        clearance_squared=table(clearance**2 * collide),
+        clearance=table(clearance * collide),
         notice=table((clearance + LOOKAHEAD) ** 2 * collide),
         separation=column([u.separation_radius for u in units]),
         **_turns(device),
@@ -368,7 +363,7 @@ def _scan(
     can_hit: npt.NDArray[np.bool_],
 ) -> npt.NDArray[Any]:
     n = len(scenario.ally_units)
-    scan = edges + np.maximum(ranges, MIN_SCAN_RANGE)[:, None]
+    scan = edges + np.maximum(ranges + SCAN_BEYOND, MIN_SCAN_RANGE)[:, None]
     if scenario.pursues:
         scan = np.full_like(scan, EVERYWHERE)
     return np.where(can_hit, scan, -1.0)[n:, :n]
@@ -514,13 +509,21 @@ def aim(world: World, tables: Tables) -> Aim:
     """Where everybody's target is, seen from the one who has it."""
     dx = of_target(world.x, world.target) - world.x
     dy = of_target(world.y, world.target) - world.y
-    distance = torch.sqrt(dx * dx + dy * dy)
+    distance = root(dx * dx + dy * dy)
     return Aim(dx, dy, distance, distance - tables.between(tables.reach, world.target))
 
 
 def of_target(values: Tensor, target: Tensor) -> Tensor:
     """A unit tensor's entry for each unit's target, [N, B] (of unit 0 where NOBODY)."""
     return values.expand(-1, target.shape[1]).gather(0, target.clamp_min(0))
+
+
+def root(squared: Tensor) -> Tensor:
+    """Square roots of numbers from 2^-40 on; of smaller ones, close to 0.
+
+    `torch.sqrt` rounds differently eager and compiled; this one is right in both.
+    """
+    return squared * torch.rsqrt(squared.clamp_min(2.0**-40))
 
 
 def on_grain(length: Tensor) -> Tensor:
