@@ -12,7 +12,8 @@ import torch
 
 from training.envs.base import BatchedEnv
 from training.envs.skirmish.env import SkirmishEnv
-from training.envs.skirmish.features import MOVES, N_NON_ATTACK, NO_OP, STOP_ACTION
+from training.envs.skirmish.features import N_NON_ATTACK, NO_OP, STOP_ACTION
+from training.envs.skirmish.ground import MOVES
 from training.types import Observation
 
 

@@ -8,6 +8,13 @@ from typing import Any, Literal, get_args
 
 EnemyHealers = Literal["follow", "scan_move", "stay"]
 
+ENEMY_ORDERS = ("creation", "shuffled", "sorted")
+# Of the game itself and its window: `StarCraft2Env` takes them, a simulated battle has neither.
+OF_THE_GAME = frozenset(
+    {"difficulty", "game_version", "replay_dir", "replay_prefix", "debug"}
+    | {"window_size_x", "window_size_y"}
+)
+
 
 class OptionError(ValueError):
     """An unknown option, a value out of bounds, or one that SMAC itself gets wrong."""
@@ -28,6 +35,12 @@ class SkirmishOptions:
     obs_own_health: bool = True
     obs_last_action: bool = False
     """Observe the last actions of visible allies."""
+    obs_pathing_grid: bool = False
+    """Observe whether 8 cells around can be walked on."""
+    obs_terrain_height: bool = False
+    """Observe the heights of 8 cells around and of one's own."""
+    obs_instead_of_state: bool = False
+    """The state is all agents' observations, one after another."""
     obs_timestep_number: bool = False
     """Refused: SMAC's vectors are then one longer than it says they are."""
     state_last_action: bool = True
@@ -46,6 +59,10 @@ class SkirmishOptions:
     actions: each agent attacks the nearest living enemy, wherever it is, until it dies."""
     heuristic_rest: bool = False
     """With heuristic_ai: an agent whose attack is not available steps toward its target."""
+    enemy_order: str = "creation"
+    """Not SMAC's: which enemy is enemy 0, 1, ...; see `enemy_order.py`. "creation": as the map
+    creates them. "shuffled": anew in every battle. "sorted": by unit type, x and y at the
+    beginning, as SMAC numbers the agents."""
 
     enemy_healers: EnemyHealers = "follow"
     """What an enemy medivac makes of the order to attack, which is not known: it keeps to its army,
@@ -61,6 +78,15 @@ class SkirmishOptions:
             raise OptionError(f"move_amount must be positive, not {self.move_amount}")
         if self.reward_scale and self.reward_scale_rate <= 0:
             raise OptionError(f"reward_scale_rate must be positive, not {self.reward_scale_rate}")
+        around = self.obs_pathing_grid or self.obs_terrain_height
+        if around and self.move_amount != int(self.move_amount):
+            raise OptionError(
+                "obs_pathing_grid and obs_terrain_height look whole cells away: move_amount must "
+                f"be a whole number, not {self.move_amount}"
+            )
+        if self.enemy_order not in ENEMY_ORDERS:
+            orders = ", ".join(ENEMY_ORDERS)
+            raise OptionError(f"enemy_order must be one of {orders}, not {self.enemy_order!r}")
         if self.obs_timestep_number:
             raise OptionError(
                 "obs_timestep_number is not supported: with it SMAC's observations are one value "
@@ -76,6 +102,8 @@ def parse_options(env_args: dict[str, Any]) -> SkirmishOptions:
     """
     known = {f.name: type(f.default) for f in fields(SkirmishOptions)}
     for key, value in env_args.items():
+        if key in OF_THE_GAME:
+            raise OptionError(f"{key} is an option of the real game and means nothing here")
         if key not in known:
             near = get_close_matches(key, known, n=1)
             hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known)}"
