@@ -61,6 +61,7 @@ class _Sight(NamedTuple):
     distance: Tensor
     """float64."""
     visible: Tensor
+    """To the living alone."""
 
 
 class Features:
@@ -132,7 +133,8 @@ class Features:
         dy = units.y[None] - units.y[: self.n, None]
         wide_x, wide_y = dx.double(), dy.double()
         distance = torch.sqrt(wide_x * wide_x + wide_y * wide_y)
-        return _Sight(dx, dy, distance, (distance < SIGHT_RANGE) & units.alive)
+        sees = (distance < SIGHT_RANGE) & units.alive & units.alive[: self.n, None]
+        return _Sight(dx, dy, distance, sees)
 
     # ------------------------------------------------------------ availability
 
@@ -167,17 +169,22 @@ class Features:
             ours = [*ours, last]
         first = torch.ones_like(sight.dx[:, :n])
         allies = self._blocks(units, sight, slice(0, n), first, self._ally_shields, ours)
+        around = self._ground.around(units.x[:n], units.y[:n])
+
+        def of_the_living(block: Tensor) -> Tensor:
+            return torch.where(units.alive[:n, None], block, 0.0)
+
         obs = torch.cat(
             (
                 available[:, 2:N_NON_ATTACK].float(),
-                *self._ground.around(units.x[:n], units.y[:n]),
+                *(of_the_living(block) for block in around),
                 enemies.flatten(1, 2),
                 _without_oneself(allies).flatten(1, 2),
-                *own,
+                *(of_the_living(block) for block in own),
             ),
             1,
         )
-        return torch.where(units.alive[:n, None], obs, 0.0).permute(2, 0, 1).contiguous()
+        return obs.flatten(0, 1).T.contiguous().unflatten(1, (n, -1))
 
     def _blocks(
         self,
