@@ -184,7 +184,7 @@ class Features:
             ),
             1,
         )
-        return obs.flatten(0, 1).T.contiguous().unflatten(1, (n, -1))
+        return obs.flatten(0, 1).T.contiguous().view(-1, n, obs.shape[1])
 
     def _blocks(
         self,
