@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from training.envs.skirmish.ground import Ground
 from training.envs.skirmish.layout import build_layout, has_shields, in_agent_order
@@ -146,8 +145,10 @@ class Features:
         near = (sight.distance <= SHOOT_RANGE) & units.alive
         targets = near[:, n:]
         if self.heals is not None:
-            # A healer's target j is agent j, as far as there are action numbers.
-            patients = pad(near[:, :n] & ~self.heals, (0, 0, 0, self.k - n))
+            # A healer's target j is agent j, as far as there are agents and action numbers.
+            patients = (near[:, :n] & ~self.heals)[:, : self.k]
+            nobody = torch.zeros_like(targets[:, n:])
+            patients = torch.cat((patients, nobody), 1)
             targets = torch.where(self.heals[:, None], patients, targets)
         return torch.cat((~alive, alive, can_move & alive, targets & alive), 1)
 
