@@ -140,6 +140,7 @@ def test_heals_are_given_to_the_agent_of_that_number() -> None:
             act(env, STOP, STOP, STOP, ATTACK + 2)
         for what in ("x", "y", "health"):
             assert np.array_equal(see(created, what), see(shuffled, what))
+    assert (see(shuffled, "health")[:, 2] > 20).all()
 
 
 def test_sorted_enemies_are_numbered_as_smac_numbers_agents() -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from training.envs.skirmish import rng
+from training.envs.skirmish.options import EnemyOrder
 from training.envs.skirmish.scenario import UnitType
 
 # The game's numbers of the stock unit types, by which SMAC's rule for allies sorts first.
@@ -31,12 +32,11 @@ _GRAIN, _COORDINATE = 4096, 1 << 20  # positions are multiples of 1/4096, below 
 
 
 def enemy_indices(
-    order: str, enemies: list[UnitType], x: Tensor, y: Tensor, keys: Tensor
+    order: EnemyOrder, enemies: list[UnitType], x: Tensor, y: Tensor, keys: Tensor
 ) -> Tensor | None:
     """[k, B] int64: the enemy, by order of creation, that is listed as each; None for "creation".
 
     Args:
-        order: as in `SkirmishOptions.enemy_order`.
         x: with y, [k, B] positions in the first observation.
         keys: [B] the battles' keys: the same battle is shuffled the same way anywhere.
     """

@@ -7,8 +7,7 @@ from difflib import get_close_matches
 from typing import Any, Literal, get_args
 
 EnemyHealers = Literal["follow", "scan_move", "stay"]
-
-ENEMY_ORDERS = ("creation", "shuffled", "sorted")
+EnemyOrder = Literal["creation", "shuffled", "sorted"]
 # Of the game itself and its window: `StarCraft2Env` takes them, a simulated battle has neither.
 OF_THE_GAME = frozenset(
     {"difficulty", "game_version", "replay_dir", "replay_prefix", "debug"}
@@ -59,19 +58,20 @@ class SkirmishOptions:
     actions: each agent attacks the nearest living enemy, wherever it is, until it dies."""
     heuristic_rest: bool = False
     """With heuristic_ai: an agent whose attack is not available steps toward its target."""
-    enemy_order: str = "creation"
-    """Not SMAC's: which enemy is enemy 0, 1, ...; see `enemy_order.py`. "creation": as the map
-    creates them. "shuffled": anew in every battle. "sorted": by unit type, x and y at the
-    beginning, as SMAC numbers the agents."""
 
+    enemy_order: EnemyOrder = "creation"
+    """Which enemy is enemy 0, 1, ..., which SMAC leaves to the game: as the map creates them,
+    shuffled in every battle, or sorted by unit type, x and y at the beginning, as SMAC sorts the
+    agents."""
     enemy_healers: EnemyHealers = "follow"
     """What an enemy medivac makes of the order to attack, which is not known: it keeps to its army,
     moves to the order's point by itself, or stays; healing whom it finds hurt in each case."""
 
     def __post_init__(self) -> None:
-        if self.enemy_healers not in get_args(EnemyHealers):
-            known = ", ".join(get_args(EnemyHealers))
-            raise OptionError(f"enemy_healers must be one of {known}, not {self.enemy_healers!r}")
+        for name, known in (("enemy_order", EnemyOrder), ("enemy_healers", EnemyHealers)):
+            words, word = get_args(known), getattr(self, name)
+            if word not in words:
+                raise OptionError(f"{name} must be one of {', '.join(words)}, not {word!r}")
         if self.step_mul < 1:
             raise OptionError(f"step_mul must be at least 1, not {self.step_mul}")
         if self.move_amount <= 0:
@@ -84,9 +84,6 @@ class SkirmishOptions:
                 "obs_pathing_grid and obs_terrain_height look whole cells away: move_amount must "
                 f"be a whole number, not {self.move_amount}"
             )
-        if self.enemy_order not in ENEMY_ORDERS:
-            orders = ", ".join(ENEMY_ORDERS)
-            raise OptionError(f"enemy_order must be one of {orders}, not {self.enemy_order!r}")
         if self.obs_timestep_number:
             raise OptionError(
                 "obs_timestep_number is not supported: with it SMAC's observations are one value "
