@@ -12,7 +12,8 @@ import torch
 
 from training.envs.base import BatchedEnv
 from training.envs.skirmish.env import SkirmishEnv
-from training.envs.skirmish.features import MOVES, N_NON_ATTACK, NO_OP, STOP_ACTION
+from training.envs.skirmish.features import N_NON_ATTACK, NO_OP, STOP_ACTION
+from training.envs.skirmish.ground import MOVES
 from training.types import Observation
 
 
@@ -43,39 +44,55 @@ class ClosestEnemy:
     """Each agent keeps to the closest living enemy until it dies: attack, or step toward it.
 
     The step is along the axis of the larger distance where that is possible, else along the other,
-    else the agent stops.
+    else the agent stops. Healers likewise keep to the closest hurt agent that is no healer, until
+    it dies or is whole, and stop where there is none.
     """
 
     def __init__(self, env: BatchedEnv) -> None:
         if not isinstance(env, SkirmishEnv):
             raise ValueError("the closest-enemy heuristic plays skirmish only")
-        layout = env.features.layout
-        n, k = env.info.n_agents, env.info.n_enemies
-        columns = {name: i for i, name in enumerate(layout.state)}
-        self._ally = [[columns[f"ally_{i}.{f}"] for f in ("health", "x", "y")] for i in range(n)]
-        self._enemy = [[columns[f"enemy_{e}.{f}"] for f in ("health", "x", "y")] for e in range(k)]
-        self._target = torch.full((env.n_envs, n), -1, device=env.device)
+        if env.options.obs_instead_of_state:
+            raise ValueError("the closest-enemy heuristic cannot do without the state")
+        self._n, k = env.info.n_agents, env.info.n_enemies
+        columns = {name: i for i, name in enumerate(env.features.layout.state)}
+        names = [f"ally_{i}" for i in range(self._n)] + [f"enemy_{e}" for e in range(k)]
+        self._units = [[columns[f"{name}.{f}"] for f in ("health", "x", "y")] for name in names]
+        self._heals = env.features.heals
+        self._target = torch.full((env.n_envs, self._n), -1, device=env.device)
 
     def begin(self, slots: torch.Tensor, battle_ids: torch.Tensor) -> None:
         self._target = self._target.masked_fill(slots[:, None], -1)
 
     def act(self, observation: Observation) -> torch.Tensor:
-        state, available = observation.state, observation.avail_actions
-        ally, enemy = state[:, self._ally], state[:, self._enemy]
-        offset = enemy[:, None, :, 1:] - ally[:, :, None, 1:]
-        alive = enemy[:, None, :, 0] > 0
-        distance = offset.square().sum(3).masked_fill(~alive, torch.inf)
+        n, available = self._n, observation.avail_actions
+        units = observation.state[:, self._units]
+        possible = self._possible(units[:, :, 0])
+        offset = units[:, None, :, 1:] - units[:, :n, None, 1:]
+        distance = offset.square().sum(3).masked_fill(~possible, torch.inf)
         kept = self._target.clamp_min(0)
-        keeps = (self._target >= 0) & alive.expand_as(distance).gather(2, kept[:, :, None])[..., 0]
+        keeps = (self._target >= 0) & possible.gather(2, kept[:, :, None])[..., 0]
         target = torch.where(keeps, kept, distance.argmin(2))
-        self._target = target
+        some = possible.any(2)
+        self._target = torch.where(some, target, -1)
         way = offset.gather(2, target[:, :, None, None].expand(-1, -1, 1, 2))[:, :, 0]
-        attack = target + N_NON_ATTACK
-        for action in (*_steps_toward(way), torch.full_like(attack, STOP_ACTION)):
-            possible = available.gather(2, attack[:, :, None])[..., 0]
-            attack = torch.where(possible, attack, action)
+        action = torch.where(target < n, target, target - n) + N_NON_ATTACK
+        action = torch.where(some, action, STOP_ACTION).clamp_max(available.shape[2] - 1)
+        for instead in (*_steps_toward(way), torch.full_like(action, STOP_ACTION)):
+            allowed = available.gather(2, action[:, :, None])[..., 0]
+            action = torch.where(allowed, action, instead)
         dead = available[:, :, NO_OP]
-        return attack.masked_fill(dead, NO_OP)
+        return action.masked_fill(dead, NO_OP)
+
+    def _possible(self, health: torch.Tensor) -> torch.Tensor:
+        """[E, A, A + enemies] bool, whom each agent may turn to, by the health of all units."""
+        n = self._n
+        enemy = torch.arange(health.shape[1], device=health.device) >= n
+        possible = ((health > 0) & enemy)[:, None].expand(-1, n, -1)
+        if self._heals is None:
+            return possible
+        hurt = (health > 0) & (health < 1) & ~enemy
+        hurt[:, :n] &= ~self._heals[:, 0]
+        return torch.where(self._heals, hurt[:, None], possible)
 
 
 def _steps_toward(way: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

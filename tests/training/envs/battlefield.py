@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 
 from training.envs.skirmish.env import SkirmishEnv
+from training.envs.skirmish.layout import in_agent_order
 from training.envs.skirmish.scenario import Scenario, parse_scenario
 from training.types import Observation, Transition
 
@@ -114,6 +115,44 @@ def alter(env: SkirmishEnv, unit: int, **values: float) -> Observation:
     return env._observe()
 
 
+def scatter(env: SkirmishEnv, generator: torch.Generator) -> Observation:
+    """Put all units of every battle anywhere, in any state; one in five is dead.
+
+    In every other battle they stand within ten of each other, so that they see one another.
+    """
+    world = env._world
+
+    def draw(most: float | torch.Tensor, grain: float = GRAIN) -> torch.Tensor:
+        drawn = torch.rand(world.x.shape, generator=generator) * most
+        return (drawn * grain).round() / grain
+
+    dense = torch.arange(env.n_envs) % 2 == 0
+    corner = torch.rand(2, env.n_envs, generator=generator) * 22
+    x, y = (torch.where(dense, _on_grains(corner[i]) + draw(10), draw(31.99)) for i in (0, 1))
+    alive = torch.rand(world.x.shape, generator=generator) > 0.2
+    units = in_agent_order(env.scenario) + env.scenario.enemy_units
+    most_health, most_shield, most_energy = (
+        torch.tensor([[value] for value in values])
+        for values in (
+            [unit.health for unit in units],
+            [unit.shield for unit in units],
+            [unit.heal.max_energy if unit.heal else 0.0 for unit in units],
+        )
+    )
+    whole = torch.rand(world.x.shape, generator=generator) > 0.7
+    health = torch.where(whole, most_health, draw(most_health).clamp_min(1 / GRAIN))
+    env._world = replace(
+        world,
+        x=x,
+        y=y,
+        health=torch.where(alive, health, 0.0),
+        shield=draw(most_shield),
+        energy=draw(most_energy),
+        cooldown=draw(40.0),
+    )
+    return env._observe()
+
+
 def show(env: SkirmishEnv) -> Observation:
     """What the battles show now."""
     return env._observe()
@@ -144,3 +183,7 @@ def random_actions(avail_actions: torch.Tensor, generator: torch.Generator) -> t
 
 def _on_grain(length: float) -> float:
     return round(length * GRAIN) / GRAIN
+
+
+def _on_grains(lengths: torch.Tensor) -> torch.Tensor:
+    return (lengths * GRAIN).round() / GRAIN

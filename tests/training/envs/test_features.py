@@ -26,10 +26,15 @@ from tests.training.envs.battlefield import (
     battle,
     put,
     random_actions,
+    scatter,
+    scenario,
     show,
 )
 from training.envs.skirmish.env import SkirmishEnv
-from training.envs.skirmish.options import OptionError
+from training.envs.skirmish.layout import build_layout
+from training.envs.skirmish.options import OptionError, SkirmishOptions
+from training.envs.skirmish.scenario import load_scenario
+from training.types import Observation
 
 SLIGHTLY = 1 / GRAIN
 
@@ -261,6 +266,10 @@ def test_health_need_not_be_observed() -> None:
         ({"reward_sparse": 1}, "reward_sparse must be a bool, not 1"),
         ({"move_amount": -2}, "move_amount must be positive, not -2"),
         ({"reward_scale_rate": 0}, "reward_scale_rate must be positive, not 0"),
+        ({"enemy_order": "random"}, "enemy_order must be one of creation, .*, not 'random'"),
+        ({"enemy_order": True}, "enemy_order must be a str, not True"),
+        ({"obs_pathing_grid": True, "move_amount": 1.5}, "move_amount must be a whole number"),
+        ({"difficulty": "7"}, "difficulty is an option of the real game"),
     ],
 )
 def test_an_option_that_cannot_be_is_refused(options: dict[str, Any], message: str) -> None:
@@ -268,7 +277,25 @@ def test_an_option_that_cannot_be_is_refused(options: dict[str, Any], message: s
         SkirmishEnv("3m", 1, **options)
 
 
-@pytest.mark.parametrize("name", ["2s3z", "5m_vs_6m", "2m_vs_1z"])
+@pytest.mark.parametrize("name", reference.MAPS)
+def test_scattered_units_show_what_the_reference_says(name: str) -> None:
+    env = SkirmishEnv(name, 4, obs_pathing_grid=True)
+    draws = torch.Generator().manual_seed(29)
+    last = np.full((4, env.info.n_agents), -1)  # right after a reset
+    for _ in range(2):
+        _compare(scatter(env, draws), env, last, pathing=True)
+
+
+def _compare(
+    shown: Observation, env: SkirmishEnv, last: npt.NDArray[np.int64], pathing: bool = False
+) -> None:
+    for slot, expected in enumerate(reference.show(env, last, pathing=pathing)):
+        assert np.array_equal(shown.avail_actions[slot].numpy(), expected.avail)
+        assert np.array_equal(shown.obs[slot].numpy(), expected.obs)
+        assert np.array_equal(shown.state[slot].numpy(), expected.state)
+
+
+@pytest.mark.parametrize("name", ["2s3z", "5m_vs_6m", "2m_vs_1z", "MMM2", "bane_vs_bane"])
 def test_random_battles_show_what_the_reference_says(name: str) -> None:
     env = SkirmishEnv(name, 3, seed=3)
     draws = torch.Generator().manual_seed(11)
@@ -278,10 +305,7 @@ def test_random_battles_show_what_the_reference_says(name: str) -> None:
     deaths = 0
     for step in range(45):
         if step % 3 == 0:
-            for slot, expected in enumerate(reference.show(env, last)):
-                assert np.array_equal(shown.avail_actions[slot].numpy(), expected.avail), step
-                assert np.array_equal(shown.obs[slot].numpy(), expected.obs), step
-                assert np.array_equal(shown.state[slot].numpy(), expected.state), step
+            _compare(shown, env, last)
         actions = random_actions(shown.avail_actions, draws)
         after = env.step(actions)
         last = np.where(over[:, None].numpy(), last, actions.numpy())
@@ -294,3 +318,140 @@ def test_a_cooldown_beyond_smacs_divisor_is_shown_beyond_1() -> None:
     env = battle({"zealot": [Placed(9, 16, cooldown=33)]}, {"zealot": [Placed(20, 16)]})
     assert show(env).state[0, 1].item() == 1.5
     assert alter(env, 0, cooldown=NEVER).state[0, 1].item() == np.float32(NEVER / 22)
+
+
+FAR = Placed(2, 28)
+
+
+@pytest.fixture(scope="module")
+def mmm() -> SkirmishEnv:
+    """MMM with every unit placed: agents 0-1 marauders, 2-8 marines, 9 a medivac at (16, 16);
+    enemies 0-6 marines, 7-8 marauders, 9 a medivac."""
+    env = SkirmishEnv("MMM", 1)
+    allies = [FAR] * 9 + [Placed(16, 16, cooldown=7)]
+    allies[0] = Placed(22, 16, health=50, cooldown=5)  # at 6: just to be healed
+    allies[1] = Placed(22 + SLIGHTLY, 16)
+    allies[2] = Placed(16, 16.5, cooldown=3)  # whole, and yet it can be healed
+    allies[3] = Placed(16, 17, health=0)
+    allies[4] = Placed(19, 20, health=15)
+    enemies = [FAR] * 10
+    enemies[0] = Placed(17, 16, health=9)
+    enemies[1] = Placed(18, 16)
+    enemies[9] = Placed(17, 15, health=30)
+    for unit, placed in enumerate(allies + enemies):
+        put(env, unit, placed)
+    alter(env, 9, energy=30)
+    return env
+
+
+def test_a_medivac_heals_agents_and_nobody_attacks_less_for_it(mmm: SkirmishEnv) -> None:
+    available = show(mmm).avail_actions[0, :, ATTACK:].int().tolist()
+    assert available[9] == [1, 0, 1, 0, 1, 0, 0, 0, 0, 0]  # agents 0, 2 and 4; never itself
+    assert available[4] == [1, 1, 0, 0, 0, 0, 0, 0, 0, 1]  # a marine attacks enemies
+    assert available[0] == [1, 1, 0, 0, 0, 0, 0, 0, 0, 1]  # a marauder too, a flyer even
+    assert available[3] == [0] * 10  # it is dead
+
+
+def test_a_medivacs_enemy_blocks_begin_with_whom_it_can_heal(mmm: SkirmishEnv) -> None:
+    enemies = show(mmm).obs[0, 9, 4 : 4 + 10 * 8].numpy().reshape(10, 8)
+    assert np.array_equal(enemies[0], f32(1, 1 / 9, 1 / 9, 0, 9 / 45, 0, 1, 0))  # agent 0
+    assert np.array_equal(enemies[1], f32(0, 2 / 9, 2 / 9, 0, 1, 0, 1, 0))  # agent 1 is too far
+    assert not enemies[2].any()  # agent 2 it could heal, but enemy 2 is out of sight
+    assert np.array_equal(enemies[9], f32(0, 2**0.5 / 9, 1 / 9, -1 / 9, 30 / 150, 0, 0, 1))
+    seen_by_a_marine = show(mmm).obs[0, 4, 4 : 4 + 10 * 8].numpy().reshape(10, 8)
+    assert seen_by_a_marine[[0, 1, 9], 0].tolist() == [1, 1, 1]
+
+
+def test_the_state_shows_a_medivacs_energy(mmm: SkirmishEnv) -> None:
+    allies = show(mmm).state[0, :70].numpy().reshape(10, 7)
+    assert np.array_equal(allies[0], f32(50 / 125, 5 / 25, 6 / 32, 0, 1, 0, 0))
+    assert np.array_equal(allies[2], f32(1, 3 / 15, 0, 0.5 / 32, 0, 1, 0))
+    assert np.array_equal(allies[9], f32(1, 30 / 200, 0, 0, 0, 0, 1))  # it has no cooldown
+    enemies = show(mmm).state[0, 70:130].numpy().reshape(10, 6)
+    assert np.array_equal(enemies[9], f32(30 / 150, 1 / 32, -1 / 32, 0, 0, 1))
+
+
+def test_a_medivac_heals_no_more_agents_than_there_are() -> None:
+    env = SkirmishEnv("MMM2", 1)  # 10 agents, 12 enemies
+    for unit in range(22):
+        put(env, unit, Placed(16, 16))
+    available = show(env).avail_actions[0, :, ATTACK:].int().tolist()
+    assert available[9] == [1] * 9 + [0, 0, 0]
+    assert available[0] == [1] * 12
+
+
+def test_a_medivac_heals_no_more_agents_than_there_are_actions() -> None:
+    ours = {"marine": [Placed(9, 16), Placed(9, 17), Placed(9, 18)], "medivac": [Placed(10, 16)]}
+    env = battle(ours, {"marine": [FAR], "medivac": [FAR]})
+    assert env.info.n_actions == 8
+    assert show(env).avail_actions[0, 3, ATTACK:].tolist() == [True, True]
+
+
+def test_the_layout_says_energy_where_it_is() -> None:
+    layout = build_layout(load_scenario("MMM"), SkirmishOptions())
+    assert layout.state[8 * 7 + 1] == "ally_8.cooldown"
+    assert layout.state[9 * 7 + 1] == "ally_9.energy"
+
+
+#                    name: the size SMAC declares with all four flags, the time's entry included
+WITH_ALL_FLAGS = {"3m": 66, "8m": 196, "2s3z": 142, "3s5z": 244, "MMM2": 356}
+WITH_ALL_FLAGS |= {"27m_vs_30m": 1239, "2c_vs_64zg": 420}
+
+
+@pytest.mark.parametrize("name", WITH_ALL_FLAGS)
+def test_sizes_with_all_that_can_be_observed(name: str) -> None:
+    flags = SkirmishOptions(obs_last_action=True, obs_pathing_grid=True, obs_terrain_height=True)
+    layout = build_layout(load_scenario(name), flags)
+    assert len(layout.obs) == WITH_ALL_FLAGS[name] - 1
+    assert len(set(layout.obs)) == len(layout.obs)
+
+
+VOID, LOW, HIGH = 128 / 255, 138 / 255, 140 / 255
+
+
+@pytest.mark.parametrize(
+    ("at", "pathing", "heights"),
+    [
+        #                         4 north, south, east, west; 2 north-east, south-west, ...
+        ((16, 16), [1, 1, 1, 1, 1, 1, 1, 1], [LOW] * 9),
+        # Cell (0, 8): what lies off the map counts as 1; rows 7 to 24 are ground.
+        ((0.5, 8.5), [1, 0, 1, 1, 1, 1, 0, 1], [LOW, VOID, LOW, 1, LOW, 1, VOID, 1, LOW]),
+        ((31.75, 24.25), [0, 1, 1, 1, 1, 1, 1, 0], [VOID, LOW, 1, LOW, 1, LOW, 1, VOID, LOW]),
+        ((16, 30.5), [1, 0, 0, 0, 1, 0, 0, 1], [1, *[VOID] * 3, 1, *[VOID] * 2, 1, VOID]),
+    ],
+)
+def test_the_ground_around(
+    at: tuple[float, float], pathing: list[float], heights: list[float]
+) -> None:
+    env = SkirmishEnv("3m", 1, obs_pathing_grid=True, obs_terrain_height=True)
+    obs = put(env, 0, Placed(*at)).obs[0, 0]
+    assert obs[4:12].tolist() == pathing
+    assert np.array_equal(obs[12:21].numpy(), f32(*heights))
+    assert np.array_equal(obs[21:].numpy(), put(SkirmishEnv("3m", 1), 0, Placed(*at)).obs[0, 0, 4:])
+    only_heights = SkirmishEnv("3m", 1, obs_terrain_height=True)
+    assert put(only_heights, 0, Placed(*at)).obs[0, 0, 4:13].tolist() == obs[12:21].tolist()
+    assert not alter(env, 0, health=0).obs[0, 0].any()
+
+
+def test_the_heights_of_ramps_and_high_ground() -> None:
+    field = scenario(["marine"], ["marine"], terrain="plateau")
+    env = SkirmishEnv(field, 1, obs_terrain_height=True)
+    obs = put(env, 0, Placed(5.5, 15.5)).obs[0, 0]  # halfway up the ramp, where z is 8.75
+    around = [LOW, LOW, HIGH, LOW, HIGH, LOW, HIGH, LOW, 139 / 255]
+    assert np.array_equal(obs[4:13].numpy(), f32(*around))
+
+
+def test_the_cells_around_lie_as_far_as_two_moves() -> None:
+    env = SkirmishEnv("3m", 1, obs_pathing_grid=True, move_amount=4)
+    obs = put(env, 0, Placed(16.5, 12.5)).obs[0, 0]
+    # (16, 20), (16, 4), (24, 12), (8, 12), (20, 16), (12, 8), (20, 8), (12, 16)
+    assert obs[4:12].tolist() == [1, 0, 1, 1, 1, 1, 1, 1]
+
+
+def test_observations_can_stand_for_the_state() -> None:
+    env = SkirmishEnv("2s3z", 2, obs_instead_of_state=True)
+    assert env.info.state_dim == 5 * 80
+    shown = act(env, STOP, STOP, STOP, STOP, STOP).observation
+    assert torch.equal(shown.state, shown.obs.reshape(2, 400))
+    assert env.features.layout.state[80] == "agent_1.can_move_north"
+    assert env.info.layout_sha256 == SkirmishEnv("2s3z", 1).info.layout_sha256

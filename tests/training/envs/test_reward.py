@@ -6,10 +6,13 @@ shields; SMAC scales them so that a win without regeneration sums to 20.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
+import torch
 
+from tests.training.envs import reference
 from tests.training.envs.battlefield import (
     ATTACK,
     NEVER,
@@ -22,6 +25,10 @@ from tests.training.envs.battlefield import (
     put,
 )
 from training.envs.skirmish.env import SkirmishEnv
+from training.envs.skirmish.layout import in_agent_order
+from training.envs.skirmish.options import SkirmishOptions
+from training.envs.skirmish.reward import DRAWN, LOST, UNDECIDED, WON, Ending, Reward, max_reward
+from training.envs.skirmish.scenario import load_scenario, unit_types
 
 FAR = Placed(30, 30)
 TWO_MARINES = 2 * 10 + 200 + 2 * 45  # 310 points
@@ -216,3 +223,145 @@ def test_a_battle_decided_in_its_last_step_has_not_run_out_of_time() -> None:
     assert after.terminated.item()
     assert after.battle_won.item()
     assert not after.truncated.item()
+
+
+def ends(ours: str, theirs: str, alive: str) -> int:
+    """The ending of teams such as "marine medivac" when a unit is 1 (alive) or 0 in `alive`."""
+    allies, enemies = ours.split(), theirs.split()
+    units = [unit_types()[kind] for kind in allies + enemies]
+    health = torch.tensor([[float(word)] for word in alive.split()])
+    return int(Ending(units, len(allies), torch.device("cpu"))(health)[0])
+
+
+@pytest.mark.parametrize(
+    ("alive", "code"),
+    [
+        ("1 1 1  1 1 1", UNDECIDED),
+        ("0 1 1  1 1 1", UNDECIDED),
+        ("0 0 1  1 1 1", LOST),  # a medivac alone is no army
+        ("0 0 1  0 0 0", LOST),  # even with nobody left to fight
+        ("0 0 1  0 0 1", LOST),
+        ("0 0 0  1 0 0", LOST),
+        ("0 0 0  0 0 0", LOST),  # and when all are dead
+        ("1 0 0  0 0 0", WON),
+        ("0 1 1  0 0 1", WON),  # the last enemy is a medivac
+        ("1 1 1  0 1 0", UNDECIDED),  # the last enemy is none
+        ("1 1 1  0 1 1", UNDECIDED),
+    ],
+)
+def test_where_medivacs_heal_they_do_not_count_as_fighters(alive: str, code: int) -> None:
+    assert ends("marauder marine medivac", "marauder marine medivac", alive) == code
+
+
+def test_two_medivacs_left_are_not_one() -> None:
+    teams = ("marine medivac", "marine medivac medivac")
+    assert ends(*teams, "1 1  0 1 1") == UNDECIDED
+    assert ends(*teams, "1 1  0 0 1") == WON
+
+
+@pytest.mark.parametrize(
+    ("alive", "code"), [("1 1", UNDECIDED), ("1 0", WON), ("0 1", LOST), ("0 0", DRAWN)]
+)
+def test_endings_without_healers(alive: str, code: int) -> None:
+    assert ends("marine", "marine", alive) == code
+
+
+def test_a_win_over_a_last_medivac_pays_as_any_other() -> None:
+    ours = {"marine": [Placed(9, 16)], "medivac": [Placed(3, 16)]}
+    theirs = {"marine": [Placed(12, 16, health=6, cooldown=NEVER)], "medivac": [FAR]}
+    env = battle(ours, theirs)
+    after = act(env, ATTACK, STOP)
+    assert after.terminated.item()
+    assert after.battle_won.item()
+    assert after.dead_enemies.item() == 1
+    points = 2 * 10 + 200 + 45 + 150
+    assert after.reward.item() == pytest.approx((6 + 10 + 200) * 20 / points)
+
+
+def test_a_medivac_left_alone_has_lost() -> None:
+    ours = {"marine": [Placed(9, 16)], "medivac": [Placed(3, 16)]}
+    env = battle(ours, {"marine": [FAR], "medivac": [FAR]}, reward_defeat=-5.0)
+    alter(env, 0, health=0)
+    after = act(env, 0, STOP)
+    assert after.terminated.item()
+    assert not after.battle_won.item()
+    assert after.reward.item() == pytest.approx(-5 * 20 / 415)
+
+
+def rewarded(before: Sequence[float], after: Sequence[float], **options: Any) -> float:
+    """The points, not scaled, of a step that brings one ally's and one enemy's health and shield
+    (each a zealot's) from one to the other."""
+    chosen = SkirmishOptions(reward_scale=False, **options)
+    units = [unit_types()["zealot"]] * 2
+    health, shield, healed, shielded = (
+        torch.tensor([[values[i]], [values[i + 2]]]) for values in (before, after) for i in (0, 1)
+    )
+    code = Ending(units, 1, torch.device("cpu"))(healed)
+    return float(Reward(chosen, 1, 0.0)(health, shield, healed, shielded, code)[0])
+
+
+def test_healing_is_damage_with_the_other_sign() -> None:
+    healed = ([50, 10, 60, 20], [59, 12, 61, 25])  # ours regain 11, theirs 6
+    assert rewarded(*healed) == 6
+    assert rewarded(*healed, reward_only_positive=False) == -6 + 0.5 * 11
+
+
+def test_a_death_after_healing_pays_what_there_was_before_the_step() -> None:
+    died = ([50, 10, 60, 20], [50, 10, 0, 35])  # the dead keep a shield that nobody counts
+    assert rewarded(*died) == 60 + 20 + 10 + 200
+    gone = ([50, 10, 60, 20], [0, 10, 60, 20])
+    assert rewarded(*gone) == 0
+    assert rewarded(*gone, reward_only_positive=False) == -0.5 * (60 + 10)
+
+
+def test_mutual_death_pays_no_win_and_no_defeat() -> None:
+    both = ([50, 10, 60, 20], [0, 10, 0, 20])
+    assert rewarded(*both, reward_defeat=-7.0) == 60 + 20 + 10
+    signed = rewarded(*both, reward_defeat=-7.0, reward_only_positive=False)
+    assert signed == 60 + 20 + 10 - 0.5 * (50 + 10 + 10)
+    assert rewarded(*both, reward_sparse=True) == 0
+
+
+@pytest.mark.parametrize("name", reference.MAPS)
+def test_steps_between_any_states_pay_what_the_reference_says(name: str) -> None:
+    scenario = load_scenario(name)
+    units = in_agent_order(scenario) + scenario.enemy_units
+    n, battles = len(scenario.ally_units), 40
+    draws = torch.Generator().manual_seed(31)
+    most = torch.tensor([[unit.health, unit.shield] for unit in units])
+
+    def state(shares: list[float]) -> tuple[torch.Tensor, torch.Tensor]:
+        """[N, battles] health and shields; a share of each side's units lives."""
+        drawn = torch.rand(len(units), 2, battles, generator=draws) * most[:, :, None]
+        health, shield = ((drawn * 8).round() / 8).unbind(1)
+        share = torch.tensor(shares)[torch.randint(len(shares), (2, battles), generator=draws)]
+        living = torch.rand(len(units), battles, generator=draws)
+        enough = torch.cat((share[:1].expand(n, -1), share[1:].expand(len(units) - n, -1)))
+        return torch.where(living < enough, health.clamp_min(1), 0.0), shield
+
+    (health, shield), (healed, shielded) = state([1.0, 0.7]), state([1.0, 0.5, 0.1, 0.0])
+    healed = torch.where(health > 0, healed, 0.0)  # nobody rises again
+    code = Ending(units, n, torch.device("cpu"))(healed)
+    before, after = (
+        [_as_battle(name, h[:, b].tolist(), s[:, b].tolist()) for b in range(battles)]
+        for h, s in ((health, shield), (healed, shielded))
+    )
+    codes = {UNDECIDED: None, WON: 1, LOST: -1, DRAWN: 0}
+    assert [codes[c] for c in code.tolist()] == [reference.ending(battle) for battle in after]
+    for signed, sparse in ((False, False), (True, False), (True, True)):
+        options = SkirmishOptions(reward_only_positive=not signed, reward_sparse=sparse)
+        paid = Reward(options, n, max_reward(scenario, options))
+        expected = [
+            reference.reward(*steps, signed, sparse) for steps in zip(before, after, strict=True)
+        ]
+        got = paid(health, shield, healed, shielded, code).tolist()
+        assert got == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+def _as_battle(name: str, health: list[float], shield: list[float]) -> reference.Battle:
+    ours, theirs = (reference.team(counts) for counts in reference.MAPS[name][:2])
+    units = [
+        reference.Unit(kind, 0.0, 0.0, h, s, 0.0, 0.0)
+        for kind, h, s in zip(ours + theirs, health, shield, strict=True)
+    ]
+    return reference.Battle(name, units[: len(ours)], units[len(ours) :])

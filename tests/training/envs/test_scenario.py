@@ -33,6 +33,15 @@ SIZES = {
     "3s_vs_4z": (3, 4, 200, 42, 61, 10, 840),
     "3s_vs_5z": (3, 5, 250, 48, 68, 11, 1000),
     "2m_vs_1z": (2, 1, 150, 16, 26, 7, 360),
+    "MMM": (10, 10, 150, 160, 290, 16, 1015),
+    "MMM2": (10, 12, 180, 176, 322, 18, 1205),
+    "1c3s5z": (9, 9, 180, 162, 270, 15, 1870),
+    "corridor": (6, 24, 400, 156, 282, 30, 1280),
+    "6h_vs_8z": (6, 8, 150, 78, 140, 14, 1480),
+    "2s_vs_1sc": (2, 1, 300, 17, 27, 7, 510),
+    "so_many_baneling": (7, 32, 100, 202, 397, 38, 1480),
+    "bane_vs_bane": (24, 24, 200, 336, 984, 30, 1260),
+    "2c_vs_64zg": (2, 64, 400, 332, 342, 70, 3080),
 }
 AGENTS = {
     "3m": ("marine",) * 3,
@@ -42,11 +51,15 @@ AGENTS = {
     "2s3z": ("stalker",) * 2 + ("zealot",) * 3,
     "3s5z": ("stalker",) * 3 + ("zealot",) * 5,
     "3s5z_vs_3s6z": ("stalker",) * 3 + ("zealot",) * 5,
+    "MMM": ("marauder",) * 2 + ("marine",) * 7 + ("medivac",),
+    "MMM2": ("marauder",) * 2 + ("marine",) * 7 + ("medivac",),
+    "1c3s5z": ("colossus",) + ("stalker",) * 3 + ("zealot",) * 5,
+    "bane_vs_bane": ("baneling",) * 4 + ("zergling",) * 20,
 }
 
 
 def test_every_map_is_in_the_table() -> None:
-    assert set(SIZES) <= set(map_names())
+    assert set(SIZES) == set(map_names())
 
 
 @pytest.mark.parametrize("name", SIZES)

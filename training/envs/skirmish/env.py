@@ -11,12 +11,16 @@ from torch import Tensor
 
 from training.envs.base import UnavailableActionError
 from training.envs.skirmish import rng
-from training.envs.skirmish.features import MOVES, N_NON_ATTACK, NO_OP, STOP_ACTION, Features
+from training.envs.skirmish.enemy_order import enemy_indices
+from training.envs.skirmish.features import N_NON_ATTACK, NO_OP, STOP_ACTION, Features
+from training.envs.skirmish.ground import MOVES
+from training.envs.skirmish.layout import in_agent_order
 from training.envs.skirmish.loop import tick
 from training.envs.skirmish.movement import on_ground, whole_grains
 from training.envs.skirmish.options import SkirmishOptions, parse_options
-from training.envs.skirmish.reward import UNDECIDED, WON, Reward, battle_code, max_reward
+from training.envs.skirmish.reward import UNDECIDED, WON, Ending, Reward, max_reward
 from training.envs.skirmish.scenario import Scenario, load_scenario
+from training.envs.skirmish.scripted import Scripted
 from training.envs.skirmish.world import (
     ATTACK,
     ATTACK_MOVE,
@@ -64,14 +68,16 @@ class SkirmishEnv:
         self.options: SkirmishOptions = parse_options(env_args)
         self.n_envs, self.seed, self.device = n_envs, seed, torch.device(device)
         self.scenario = scenario
-        allies = sorted(scenario.ally_units, key=lambda u: scenario.ally_types.index(u.name))
+        allies = in_agent_order(scenario)
         units = allies + scenario.enemy_units
         self.tables = build_tables(scenario, units, self.device, self.options.enemy_healers)
-        self.features = Features(scenario, self.options, self.tables, self.device)
+        self.features = Features(scenario, self.options, self.device)
         self._n = len(allies)
         self._heals = torch.tensor([[u.heal is not None] for u in allies], device=self.device)
         self._offsets = torch.tensor(MOVES, device=self.device) * self.options.move_amount
         self._reward = Reward(self.options, self._n, max_reward(scenario, self.options))
+        self._ending = Ending(units, self._n, self.device)
+        self._scripted = Scripted(self.features.heals, self._n, self.options.heuristic_rest)
         layout = self.features.layout
         self.info = EnvInfo(
             name="skirmish",
@@ -96,7 +102,7 @@ class SkirmishEnv:
         self._truncated = torch.zeros_like(self._over)
         self._last_actions = self._no_actions()
         self._heuristic_target = self._no_actions()
-        self._available = self.features.available(self._world)
+        self._enemy_index: Tensor | None = None
         self.reset()
         self._next_battle = 0
 
@@ -115,6 +121,10 @@ class SkirmishEnv:
         self._battle_ids = torch.where(mask, battle_ids, self._battle_ids)
         self._keys = torch.where(mask, rng.battle_keys(self.seed, battle_ids), self._keys)
         self._world = self._march_off(self._spawn).where(mask, self._world)
+        order = self._enemies_in_order(self._world)
+        if order is not None:
+            before = order if self._enemy_index is None else self._enemy_index
+            self._enemy_index = torch.where(mask, order, before)
         self._steps = torch.where(mask, 0, self._steps)
         self._over, self._truncated = self._over & ~mask, self._truncated & ~mask
         self._last_actions = torch.where(mask, -1, self._last_actions)
@@ -187,14 +197,12 @@ class SkirmishEnv:
         actions = actions.to(self.device, torch.int64)
         self._check(actions)
         before, was_over = self._world, self._over
-        orders = actions.T
-        if self.options.heuristic_ai:
-            orders = self._heuristic_orders()
-        world = self._advance(self._give_orders(before, orders))
+        orders = self._heuristic_orders() if self.options.heuristic_ai else actions.T
+        world = self._advance(self._give_orders(before, self._as_created(orders)))
         world = before.where(was_over, world)
 
         steps = torch.where(was_over, self._steps, self._steps + 1)
-        code = battle_code(world.health, self._n)
+        code = self._ending(world.health)
         decided = code != UNDECIDED
         self._truncated = ~decided & (steps >= self.info.episode_limit)
         reward = self._reward(before.health, before.shield, world.health, world.shield, code)
@@ -274,25 +282,24 @@ class SkirmishEnv:
             world = tick(world, self.tables, self._keys, self._steps * self.options.step_mul + i)
         return world
 
+    def _as_created(self, actions: Tensor) -> Tensor:
+        """Actions [n, E] with the enemies numbered as they were created, as orders take them."""
+        if self._enemy_index is None:
+            return actions
+        shown = (actions - N_NON_ATTACK).clamp(0, self.info.n_enemies - 1)
+        attack = self._enemy_index.gather(0, shown) + N_NON_ATTACK
+        attacks = actions >= N_NON_ATTACK
+        if self.features.heals is not None:  # a healer's actions number agents
+            attacks = attacks & ~self.features.heals
+        return torch.where(attacks, attack, actions)
+
     def _heuristic_orders(self) -> Tensor:
-        """SMAC's `heuristic_ai` (spec §5.5) as actions [n, E], whatever the masks say."""
-        n, world = self._n, self._world
-        x, y, alive = world.x.double(), world.y.double(), world.health > 0
-        dx, dy = x[None, n:] - x[:n, None], y[None, n:] - y[:n, None]
-        distance = torch.where(alive[None, n:], torch.sqrt(dx * dx + dy * dy), torch.inf)
-        kept = self._heuristic_target.clamp_min(0)
-        keeps = (self._heuristic_target >= 0) & alive[n:].gather(0, kept)
-        target = torch.where(keeps, kept, distance.argmin(1))
-        self._heuristic_target = target
-        attack = target + N_NON_ATTACK
-        if not self.options.heuristic_rest:
-            return attack
-        tdx, tdy = dx.gather(1, target[:, None])[:, 0], dy.gather(1, target[:, None])[:, 0]
-        along_x = torch.where(tdx > 0, 4, 5)
-        along_y = torch.where(tdy > 0, 2, 3)
-        walk = torch.where(tdx.abs() > tdy.abs(), along_x, along_y)
-        can_attack = self._available.gather(1, attack[:, None])[:, 0]
-        return torch.where(can_attack, attack, walk)
+        """SMAC's `heuristic_ai` as actions [n, E], whatever the masks say."""
+        units = self.features.units(self._world, self._enemy_index)
+        orders, self._heuristic_target = self._scripted.orders(
+            units, self._heuristic_target, self._available
+        )
+        return orders
 
     # ----------------------------------------------------------------- viewing
 
@@ -302,13 +309,20 @@ class SkirmishEnv:
         return self._world
 
     def _observe(self) -> Observation:
-        world = self._world
-        self._available = self.features.available(world)
+        shown = self.features.show(self._world, self._last_actions, self._steps, self._enemy_index)
+        self._available = shown.available
         return Observation(
-            obs=self.features.observe(world, self._available, self._last_actions),
-            state=self.features.state(world, self._last_actions, self._steps),
-            avail_actions=self._available.permute(2, 0, 1).contiguous(),
+            obs=shown.obs,
+            state=shown.state,
+            avail_actions=shown.available.permute(2, 0, 1).contiguous(),
         )
+
+    def _enemies_in_order(self, world: World) -> Tensor | None:
+        """[k, E] the enemy, by order of creation, that SMAC would list as each; None if it is the
+        same one in all battles."""
+        enemies, n = self.scenario.enemy_units, self._n
+        order = self.options.enemy_order
+        return enemy_indices(order, enemies, world.x[n:], world.y[n:], self._keys)
 
     def _no_actions(self) -> Tensor:
         return torch.full((self._n, self.n_envs), -1, dtype=torch.int64, device=self.device)
@@ -326,10 +340,10 @@ class SkirmishEnv:
         self._next_battle = int(state["next_battle"])
         for name in self._slots():
             setattr(self, f"_{name}", state[name].to(self.device))
-        self._available = self.features.available(self._world)
+        self._observe()
 
     def _slots(self) -> dict[str, Tensor]:
-        names = (
+        names: tuple[str, ...] = (
             "battle_ids",
             "keys",
             "steps",
@@ -338,4 +352,6 @@ class SkirmishEnv:
             "last_actions",
             "heuristic_target",
         )
+        if self._enemy_index is not None:
+            names += ("enemy_index",)
         return {name: getattr(self, f"_{name}").clone() for name in names}

@@ -1,211 +1,249 @@
-"""What SMAC shows: availability, observations and state, to the order and scale of every entry.
+"""What SMAC shows: availability, observations and state, to the scale of every entry.
 
-Sources: SMAC's interface, spec §2. `ObsLayout` is the one place where an offset is known.
-Distances between units are computed in float64 from float32 positions and then rounded, as SMAC
-does; all else is float32, where that gives the same bits.
+Sources: SMAC's interface, spec §2; `layout.py` names the entries in their order. Distances
+between units are taken in float64 and then rounded, as SMAC does; all else is float32, where
+that gives the same bits.
+
+`Features.show` is one function of tensors without a branch on their values, so that it can be
+compiled together with the simulator's loop; what differs between maps and options is decided
+when it is traced.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from training.envs.skirmish.ground import Ground
+from training.envs.skirmish.layout import build_layout, has_shields, in_agent_order
 from training.envs.skirmish.options import SkirmishOptions
 from training.envs.skirmish.scenario import MAP_SIZE, Scenario, UnitType
-from training.envs.skirmish.world import Tables, World
+from training.envs.skirmish.world import World
 
 SHOOT_RANGE = 6.0  # of every unit type, centre to centre: <= is in range
 SIGHT_RANGE = 9.0  # of every unit type, centre to centre: < is visible
 N_NON_ATTACK = 6  # no-op, stop, north, south, east, west
 NO_OP, STOP_ACTION = 0, 1
-MOVES = ((0.0, 1.0), (0.0, -1.0), (1.0, 0.0), (-1.0, 0.0))  # actions 2..5 as (dx, dy)
 
 
-@dataclass(frozen=True)
-class ObsLayout:
-    """The names of every entry, in order; sizes follow from them."""
+class Shown(NamedTuple):
+    """What B battles show."""
 
-    obs: tuple[str, ...]
-    """One agent's observation; allies are named by their place among the others."""
-    state: tuple[str, ...]
-    actions: tuple[str, ...]
-
-    @property
-    def sha256(self) -> str:
-        """Hash over what an agent needs: its observation's entries and its actions."""
-        return hashlib.sha256(json.dumps([self.obs, self.actions]).encode()).hexdigest()
+    available: Tensor
+    """[n, U, B] bool."""
+    obs: Tensor
+    """[B, n, O] float32."""
+    state: Tensor
+    """[B, S] float32."""
 
 
-def build_layout(scenario: Scenario, options: SkirmishOptions) -> ObsLayout:
-    n, k = len(scenario.ally_units), len(scenario.enemy_units)
-    bits = bool(scenario.unit_type_bits)
-    ally_types = [f"is_{t}" for t in scenario.ally_types] if bits else []
-    enemy_types = [f"is_{t}" for t in scenario.enemy_types] if bits else []
-    ally_shield = ["shield"] if has_shields(scenario.ally_units) else []
-    enemy_shield = ["shield"] if has_shields(scenario.enemy_units) else []
-    actions = ["no_op", "stop", "north", "south", "east", "west"]
-    actions += [f"attack_{e}" for e in range(k)]
-    last = [f"last_{a}" for a in actions]
+class Units(NamedTuple):
+    """The units [N, B] in the order in which they are shown."""
 
-    all_health = options.obs_all_health
-    own_health = all_health or options.obs_own_health
-    enemy = ["attackable", "distance", "x", "y", *(["health", *enemy_shield] if all_health else [])]
-    ally = ["visible", "distance", "x", "y", *(["health", *ally_shield] if all_health else [])]
-    own = ["health", *ally_shield] if own_health else []
-    obs = [f"can_move_{a}" for a in actions[2:6]]
-    obs += [f"enemy_{e}.{f}" for e in range(k) for f in enemy + enemy_types]
-    ally += ally_types + (last if options.obs_last_action else [])
-    obs += [f"ally_{i}.{f}" for i in range(n - 1) for f in ally]
-    obs += [f"own.{f}" for f in own + ally_types]
-
-    ally_row = ["health", "cooldown", "x", "y", *ally_shield, *ally_types]
-    enemy_row = ["health", "x", "y", *enemy_shield, *enemy_types]
-    state = [f"ally_{i}.{f}" for i in range(n) for f in ally_row]
-    state += [f"enemy_{e}.{f}" for e in range(k) for f in enemy_row]
-    if options.state_last_action:
-        state += [f"ally_{i}.{f}" for i in range(n) for f in last]
-    if options.state_timestep_number:
-        state.append("timestep")
-    return ObsLayout(tuple(obs), tuple(state), tuple(actions))
+    x: Tensor
+    y: Tensor
+    alive: Tensor
+    health: Tensor
+    """As a fraction, and so the shield."""
+    shield: Tensor
+    enemy_types: Tensor
+    """[k, t, B]; t is 0 on maps of one unit type."""
 
 
-def has_shields(units: list[UnitType]) -> bool:
-    return units[0].race == "protoss"
+class _Sight(NamedTuple):
+    """Every agent's view of every unit, [n, N, B]."""
+
+    dx: Tensor
+    dy: Tensor
+    distance: Tensor
+    """float64."""
+    visible: Tensor
+    """To the living alone."""
 
 
 class Features:
     """Turns a `World` into what SMAC would show of it."""
 
-    def __init__(
-        self, scenario: Scenario, options: SkirmishOptions, tables: Tables, device: torch.device
-    ) -> None:
-        allies, enemies = _in_agent_order(scenario), scenario.enemy_units
+    def __init__(self, scenario: Scenario, options: SkirmishOptions, device: torch.device) -> None:
+        allies, enemies = in_agent_order(scenario), scenario.enemy_units
         self.layout = build_layout(scenario, options)
         self.n, self.k = len(allies), len(enemies)
-        self._options, self._tables = options, tables
-        self._limit = scenario.episode_limit
+        self._options, self._limit = options, scenario.episode_limit
+        self._ground = Ground(scenario.terrain, options, device)
         self._ally_shields, self._enemy_shields = has_shields(allies), has_shields(enemies)
-        self._max_cooldown = torch.tensor(
-            [[u.smac_max_cooldown] for u in allies], dtype=torch.float32, device=device
-        )
-        self._ally_types = _one_hot(allies, scenario.ally_types, scenario, device)
-        self._enemy_types = _one_hot(enemies, scenario.enemy_types, scenario, device)
-        # others[i] lists all agents but i, ascending: the order of ally blocks in an observation.
-        self._others = torch.tensor(
-            [[j for j in range(self.n) if j != i] for i in range(self.n)], device=device
-        ).reshape(self.n, self.n - 1)
+        heals = torch.tensor([[unit.heal is not None] for unit in allies], device=device)
+        self.heals: Tensor | None = heals if bool(heals.any()) else None
+        """[n, 1] bool, the agents whose attack actions heal agents; None on maps without any."""
 
-    def available(self, world: World) -> Tensor:
-        """[n, U, B] bool (spec §2.3). A dead agent has no-op alone, a living one never has it."""
-        alive = world.health > 0
-        ally_alive = alive[: self.n]
-        distance = self._distance(world, slice(self.n, None))
-        attack = alive[None, self.n :] & (distance <= SHOOT_RANGE)
-        head = [~ally_alive, ally_alive]
-        head += [self._can_move(world, dx, dy) & ally_alive for dx, dy in MOVES]
-        return torch.cat((torch.stack(head, 1), attack & ally_alive[:, None]), 1)
+        def column(values: list[float]) -> Tensor:
+            return torch.tensor(values, dtype=torch.float32, device=device)[:, None]
 
-    def _distance(self, world: World, seen: slice) -> Tensor:
-        """float64 centre distances from every agent to the units of `seen`, [n, ·, B]."""
-        x, y = world.x.double(), world.y.double()
-        dx, dy = x[None, seen] - x[: self.n, None], y[None, seen] - y[: self.n, None]
-        return torch.sqrt(dx * dx + dy * dy)
+        self._max_health = column([unit.health for unit in allies + enemies])
+        self._max_shield = column([max(unit.shield, 1.0) for unit in allies + enemies])
+        self._max_cooldown = column([unit.smac_max_cooldown for unit in allies])
+        bits = scenario.unit_type_bits
+        self._ally_types = _one_hot(allies, scenario.ally_types if bits else (), device)
+        self._enemy_types = _one_hot(enemies, scenario.enemy_types if bits else (), device)
 
-    def _can_move(self, world: World, dx: float, dy: float) -> Tensor:
-        # SMAC looks at half the move's length, and its int() truncates toward zero.
-        half = self._options.move_amount / 2
-        column = (world.x[: self.n] + dx * half).trunc().to(torch.int64)
-        row = (world.y[: self.n] + dy * half).trunc().to(torch.int64)
-        inside = (column >= 0) & (column < MAP_SIZE) & (row >= 0) & (row < MAP_SIZE)
-        cell = (column.clamp(0, MAP_SIZE - 1) + 1) * (MAP_SIZE + 2) + row.clamp(0, MAP_SIZE - 1) + 1
-        return inside & self._tables.pathable[cell]
-
-    def observe(self, world: World, available: Tensor, last_actions: Tensor) -> Tensor:
-        """[B, n, O] float32 (spec §2.4); `last_actions` [n, B] int64, -1 right after a reset."""
-        n, options = self.n, self._options
-        ally_alive = world.health[:n] > 0
-        health, shield = self._fractions(world)
-        enemies = self._seen(
-            world, slice(n, None), available[:, N_NON_ATTACK:], health, shield, self._enemy_types
-        )
-        allies = self._seen(world, slice(0, n), None, health, shield, self._ally_types)
-        if options.obs_last_action:
-            visible = allies[:, :, :1] > 0
-            last = self._last_action_rows(last_actions)[None].expand(n, -1, -1, -1)
-            allies = torch.cat((allies, torch.where(visible, last, 0.0)), 2)
-        index = self._others[:, :, None, None].expand(-1, -1, *allies.shape[2:])
-        allies = allies.gather(1, index)
-        own = [health[:n, None]] if options.obs_all_health or options.obs_own_health else []
-        if own and self._ally_shields:
-            own.append(shield[:n, None])
-        own.append(self._ally_types.expand(-1, -1, world.x.shape[1]))
-        blocks = [available[:, 2:6].float(), enemies.flatten(1, 2), allies.flatten(1, 2), *own]
-        obs = torch.cat(blocks, 1)
-        return torch.where(ally_alive[:, None], obs, 0.0).permute(2, 0, 1).contiguous()
-
-    def _seen(
+    def show(
         self,
         world: World,
-        seen: slice,
-        first: Tensor | None,
-        health: Tensor,
-        shield: Tensor,
-        types: Tensor,
-    ) -> Tensor:
-        """[n, ·, F, B] blocks of seen units, zero where out of sight or dead."""
-        distance = self._distance(world, seen)
-        visible = (distance < SIGHT_RANGE) & (world.health[None, seen] > 0)
-        dx = world.x[None, seen] - world.x[: self.n, None]
-        dy = world.y[None, seen] - world.y[: self.n, None]
-        columns = [
-            torch.ones_like(dx) if first is None else first.float(),
-            (distance / SIGHT_RANGE).float(),
-            dx / SIGHT_RANGE,
-            dy / SIGHT_RANGE,
-        ]
-        if self._options.obs_all_health:
-            columns.append(health[None, seen].expand_as(dx))
-            if self._ally_shields if seen.start == 0 else self._enemy_shields:
-                columns.append(shield[None, seen].expand_as(dx))
-        blocks = torch.stack(columns, 2)
-        if types.shape[1]:
-            one_hot = types[None].expand(self.n, -1, -1, dx.shape[2])
-            blocks = torch.cat((blocks, one_hot), 2)
-        return torch.where(visible[:, :, None], blocks, 0.0)
+        last_actions: Tensor,
+        steps: Tensor,
+        enemy_index: Tensor | None = None,
+    ) -> Shown:
+        """What the battles show.
 
-    def state(self, world: World, last_actions: Tensor, steps: Tensor) -> Tensor:
-        """[B, S] float32 (spec §2.6); `steps` [B] int64 taken in the episode."""
-        n, batch = self.n, world.x.shape[1]
-        health, shield = self._fractions(world)
-        x = (world.x - MAP_SIZE / 2) / MAP_SIZE
-        y = (world.y - MAP_SIZE / 2) / MAP_SIZE
-        ally = [health[:n], world.cooldown[:n] / self._max_cooldown, x[:n], y[:n]]
-        enemy = [health[n:], x[n:], y[n:]]
+        Args:
+            last_actions: [n, B] int64, -1 right after a reset.
+            steps: [B] int64, taken in the episode.
+            enemy_index: [k, B] int64, the enemy by order of creation that is shown as enemy e;
+                by default e itself.
+        """
+        units = self.units(world, enemy_index)
+        sight = self._sight(units)
+        available = self._available(units, sight)
+        last = self._last_action_rows(last_actions)
+        obs = self._obs(units, sight, available, last)
+        if self._options.obs_instead_of_state:
+            return Shown(available, obs, obs.flatten(1))
+        return Shown(available, obs, self._state(world, units, last, steps))
+
+    def units(self, world: World, enemy_index: Tensor | None) -> Units:
+        """The units as `show` numbers them."""
+        alive = world.health > 0
+        health, shield = world.health / self._max_health, world.shield / self._max_shield
+        if enemy_index is None:
+            types = self._enemy_types.expand(-1, -1, world.x.shape[1])
+            return Units(world.x, world.y, alive, health, shield, types)
+
+        def listed(column: Tensor) -> Tensor:
+            return torch.cat((column[: self.n], column[self.n :].gather(0, enemy_index)))
+
+        types = self._enemy_types[:, :, 0][enemy_index].permute(0, 2, 1)
+        x, y = listed(world.x), listed(world.y)
+        return Units(x, y, listed(alive), listed(health), listed(shield), types)
+
+    def _sight(self, units: Units) -> _Sight:
+        # Positions are multiples of 1/4096, so that float32 subtracts them exactly.
+        dx = units.x[None] - units.x[: self.n, None]
+        dy = units.y[None] - units.y[: self.n, None]
+        wide_x, wide_y = dx.double(), dy.double()
+        distance = torch.sqrt(wide_x * wide_x + wide_y * wide_y)
+        sees = (distance < SIGHT_RANGE) & units.alive & units.alive[: self.n, None]
+        return _Sight(dx, dy, distance, sees)
+
+    # ------------------------------------------------------------ availability
+
+    def _available(self, units: Units, sight: _Sight) -> Tensor:
+        """[n, U, B] bool (spec §2.3). A dead agent has no-op alone, a living one never has it."""
+        n = self.n
+        alive = units.alive[:n, None]
+        can_move = self._ground.can_move(units.x[:n], units.y[:n])
+        near = (sight.distance <= SHOOT_RANGE) & units.alive
+        targets = near[:, n:]
+        if self.heals is not None:
+            # A healer's target j is agent j, as far as there are agents and action numbers.
+            patients = (near[:, :n] & ~self.heals)[:, : self.k]
+            nobody = torch.zeros_like(targets[:, n:])
+            patients = torch.cat((patients, nobody), 1)
+            targets = torch.where(self.heals[:, None], patients, targets)
+        return torch.cat((~alive, alive, can_move & alive, targets & alive), 1)
+
+    # ------------------------------------------------------------- observation
+
+    def _obs(self, units: Units, sight: _Sight, available: Tensor, last: Tensor) -> Tensor:
+        """[B, n, O] float32 (spec §2.4)."""
+        n, options = self.n, self._options
+        # A healer's enemy blocks begin with its mask too: with "can heal agent e".
+        first = available[:, N_NON_ATTACK:].float()
+        theirs = [units.enemy_types]
+        enemies = self._blocks(units, sight, slice(n, None), first, self._enemy_shields, theirs)
+        ours = [self._ally_types.expand(-1, -1, units.x.shape[1])]
+        own = [units.health[:n, None]] if options.obs_all_health or options.obs_own_health else []
+        if own and self._ally_shields:
+            own.append(units.shield[:n, None])
+        own += ours
+        if options.obs_last_action:
+            ours = [*ours, last]
+        first = torch.ones_like(sight.dx[:, :n])
+        allies = self._blocks(units, sight, slice(0, n), first, self._ally_shields, ours)
+        around = self._ground.around(units.x[:n], units.y[:n])
+
+        def of_the_living(block: Tensor) -> Tensor:
+            return torch.where(units.alive[:n, None], block, 0.0)
+
+        obs = torch.cat(
+            (
+                available[:, 2:N_NON_ATTACK].float(),
+                *(of_the_living(block) for block in around),
+                enemies.flatten(1, 2),
+                _without_oneself(allies).flatten(1, 2),
+                *(of_the_living(block) for block in own),
+            ),
+            1,
+        )
+        return obs.flatten(0, 1).T.contiguous().view(-1, n, obs.shape[1])
+
+    def _blocks(
+        self,
+        units: Units,
+        sight: _Sight,
+        seen: slice,
+        first: Tensor,
+        shields: bool,
+        more: list[Tensor],
+    ) -> Tensor:
+        """[n, m, F, B]: what each agent sees of the m units of `seen`; zeros where it sees nothing.
+
+        Args:
+            first: [n, m, B], the block's first entry.
+            more: [m, ·, B] entries after health and shield.
+        """
+        of_pair = [
+            first,
+            (sight.distance[:, seen] / SIGHT_RANGE).float(),
+            sight.dx[:, seen] / SIGHT_RANGE,
+            sight.dy[:, seen] / SIGHT_RANGE,
+        ]
+        of_unit = []
+        if self._options.obs_all_health:
+            of_unit = [units.health[seen, None], *([units.shield[seen, None]] if shields else [])]
+        of_unit = [block.expand(self.n, -1, -1, -1) for block in of_unit + more]
+        blocks = torch.cat((torch.stack(of_pair, 2), *of_unit), 2)
+        return torch.where(sight.visible[:, seen, None], blocks, 0.0)
+
+    # ------------------------------------------------------------------- state
+
+    def _state(self, world: World, units: Units, last: Tensor, steps: Tensor) -> Tensor:
+        """[B, S] float32 (spec §2.6)."""
+        n, batch = self.n, steps.shape[0]
+        x = (units.x - MAP_SIZE / 2) / MAP_SIZE
+        y = (units.y - MAP_SIZE / 2) / MAP_SIZE
+        cooldown = world.cooldown[:n]
+        if self.heals is not None:
+            cooldown = torch.where(self.heals, world.energy[:n], cooldown)
+        ally = [units.health[:n], cooldown / self._max_cooldown, x[:n], y[:n]]
+        enemy = [units.health[n:], x[n:], y[n:]]
         if self._ally_shields:
-            ally.append(shield[:n])
+            ally.append(units.shield[:n])
         if self._enemy_shields:
-            enemy.append(shield[n:])
+            enemy.append(units.shield[n:])
+        ally_types = self._ally_types.expand(-1, -1, batch)
         rows = []
-        for columns, types, units in (
-            (ally, self._ally_types, slice(0, n)),
-            (enemy, self._enemy_types, slice(n, None)),
+        for columns, types, alive in (
+            (ally, ally_types, units.alive[:n]),
+            (enemy, units.enemy_types, units.alive[n:]),
         ):
-            row = torch.cat((torch.stack(columns, 1), types.expand(-1, -1, batch)), 1)
-            alive = world.health[units, None] > 0
-            rows.append(torch.where(alive, row, 0.0).flatten(0, 1))
+            row = torch.cat((torch.stack(columns, 1), types), 1)
+            rows.append(torch.where(alive[:, None], row, 0.0).flatten(0, 1))
         if self._options.state_last_action:
-            rows.append(self._last_action_rows(last_actions).flatten(0, 1))
+            rows.append(last.flatten(0, 1))
         if self._options.state_timestep_number:
             rows.append((steps.float() / self._limit)[None])
         return torch.cat(rows, 0).T.contiguous()
-
-    def _fractions(self, world: World) -> tuple[Tensor, Tensor]:
-        tables = self._tables
-        return world.health / tables.health, world.shield / tables.shield.clamp_min(1)
 
     def _last_action_rows(self, last_actions: Tensor) -> Tensor:
         """[n, U, B] one-hots; zeros where there is no last action."""
@@ -213,16 +251,17 @@ class Features:
         return (last_actions[:, None] == actions[None, :, None]).float()
 
 
-def _in_agent_order(scenario: Scenario) -> list[UnitType]:
-    """SMAC numbers agents by unit type first, so types alone give the order of the records."""
-    return sorted(scenario.ally_units, key=lambda unit: scenario.ally_types.index(unit.name))
+def _without_oneself(blocks: Tensor) -> Tensor:
+    """[n, n - 1, F, B]: of each agent's blocks [n, n, F, B], all but its own, in ascending order.
+
+    Laid out in a row, an agent's own block comes every n + 1 blocks.
+    """
+    n = blocks.shape[0]
+    rest = blocks.flatten(0, 1)[1:].view(n - 1, n + 1, *blocks.shape[2:])
+    return rest[:, :-1].reshape(n, n - 1, *blocks.shape[2:])
 
 
-def _one_hot(
-    units: list[UnitType], types: tuple[str, ...], scenario: Scenario, device: torch.device
-) -> Tensor:
-    """[units, t, 1] float32; t is 0 on maps of one unit type."""
-    names = types if scenario.unit_type_bits else ()
-    return torch.tensor(
-        [[float(unit.name == name) for name in names] for unit in units], device=device
-    ).reshape(len(units), len(names), 1)
+def _one_hot(units: list[UnitType], types: tuple[str, ...], device: torch.device) -> Tensor:
+    """[units, t, 1] float32."""
+    rows = [[float(unit.name == name) for name in types] for unit in units]
+    return torch.tensor(rows, device=device).reshape(len(units), len(types), 1)

@@ -7,6 +7,12 @@ from difflib import get_close_matches
 from typing import Any, Literal, get_args
 
 EnemyHealers = Literal["follow", "scan_move", "stay"]
+EnemyOrder = Literal["creation", "shuffled", "sorted"]
+# Of the game itself and its window: `StarCraft2Env` takes them, a simulated battle has neither.
+OF_THE_GAME = frozenset(
+    {"difficulty", "game_version", "replay_dir", "replay_prefix", "debug"}
+    | {"window_size_x", "window_size_y"}
+)
 
 
 class OptionError(ValueError):
@@ -28,6 +34,12 @@ class SkirmishOptions:
     obs_own_health: bool = True
     obs_last_action: bool = False
     """Observe the last actions of visible allies."""
+    obs_pathing_grid: bool = False
+    """Observe whether 8 cells around can be walked on."""
+    obs_terrain_height: bool = False
+    """Observe the heights of 8 cells around and of one's own."""
+    obs_instead_of_state: bool = False
+    """The state is all agents' observations, one after another."""
     obs_timestep_number: bool = False
     """Refused: SMAC's vectors are then one longer than it says they are."""
     state_last_action: bool = True
@@ -47,20 +59,31 @@ class SkirmishOptions:
     heuristic_rest: bool = False
     """With heuristic_ai: an agent whose attack is not available steps toward its target."""
 
+    enemy_order: EnemyOrder = "creation"
+    """Which enemy is enemy 0, 1, ..., which SMAC leaves to the game: as the map creates them,
+    shuffled in every battle, or sorted by unit type, x and y at the beginning, as SMAC sorts the
+    agents."""
     enemy_healers: EnemyHealers = "follow"
     """What an enemy medivac makes of the order to attack, which is not known: it keeps to its army,
     moves to the order's point by itself, or stays; healing whom it finds hurt in each case."""
 
     def __post_init__(self) -> None:
-        if self.enemy_healers not in get_args(EnemyHealers):
-            known = ", ".join(get_args(EnemyHealers))
-            raise OptionError(f"enemy_healers must be one of {known}, not {self.enemy_healers!r}")
+        for name, known in (("enemy_order", EnemyOrder), ("enemy_healers", EnemyHealers)):
+            words, word = get_args(known), getattr(self, name)
+            if word not in words:
+                raise OptionError(f"{name} must be one of {', '.join(words)}, not {word!r}")
         if self.step_mul < 1:
             raise OptionError(f"step_mul must be at least 1, not {self.step_mul}")
         if self.move_amount <= 0:
             raise OptionError(f"move_amount must be positive, not {self.move_amount}")
         if self.reward_scale and self.reward_scale_rate <= 0:
             raise OptionError(f"reward_scale_rate must be positive, not {self.reward_scale_rate}")
+        around = self.obs_pathing_grid or self.obs_terrain_height
+        if around and self.move_amount != int(self.move_amount):
+            raise OptionError(
+                "obs_pathing_grid and obs_terrain_height look whole cells away: move_amount must "
+                f"be a whole number, not {self.move_amount}"
+            )
         if self.obs_timestep_number:
             raise OptionError(
                 "obs_timestep_number is not supported: with it SMAC's observations are one value "
@@ -76,6 +99,8 @@ def parse_options(env_args: dict[str, Any]) -> SkirmishOptions:
     """
     known = {f.name: type(f.default) for f in fields(SkirmishOptions)}
     for key, value in env_args.items():
+        if key in OF_THE_GAME:
+            raise OptionError(f"{key} is an option of the real game and means nothing here")
         if key not in known:
             near = get_close_matches(key, known, n=1)
             hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known)}"
