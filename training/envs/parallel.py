@@ -20,7 +20,7 @@ try:
     import pettingzoo
     from gymnasium import spaces
     from pettingzoo.utils import OrderEnforcingWrapper, parallel_to_aec
-except ImportError:
+except ModuleNotFoundError:
     raise ImportError(
         "training.envs.parallel needs PettingZoo; run: pip install 'unmix[pettingzoo]'"
     ) from None

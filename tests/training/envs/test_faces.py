@@ -20,6 +20,7 @@ from training.envs.parallel import SkirmishParallelEnv, parallel_env
 from training.envs.skirmish.env import SkirmishEnv
 from training.envs.skirmish.scenario import Scenario
 from training.envs.starcraft2 import StarCraft2Env
+from training.types import Observation
 
 MAPS = ("3m", "2s3z", "5m_vs_6m")
 SEED, BATTLES = 11, 2
@@ -45,7 +46,7 @@ class Frame(NamedTuple):
     terminated: bool = False
     truncated: bool = False
     won: bool = False
-    dead: tuple[int, int] = (0, 0)
+    dead: tuple[int, ...] = (0, 0)
 
 
 Play = Callable[[Any, dict[str, Any]], list[list[Frame]]]
@@ -58,26 +59,24 @@ def rule(avail_actions: Any, battle: int, step: int) -> list[int]:
     return actions
 
 
+def slot_of(shown: Observation, battle: int) -> list[Any]:
+    return [part[battle].numpy() for part in shown]
+
+
 def play_batched(map_name: Any, options: dict[str, Any]) -> list[list[Frame]]:
     """All battles side by side; each trace ends with its battle."""
     env = SkirmishEnv(map_name, BATTLES, seed=SEED, **options)
     shown, over, step = env.reset(), torch.zeros(BATTLES, dtype=torch.bool), 0
-    traces = [[Frame(*(part[b].numpy() for part in shown))] for b in range(BATTLES)]
+    traces = [[Frame(*slot_of(shown, b))] for b in range(BATTLES)]
     while not over.all():
         actions = ruled_actions(shown.avail_actions, torch.arange(BATTLES), step)
         after = env.step(actions)
         shown, step = after.observation, step + 1
         for b in (~over).nonzero().flatten().tolist():
-            traces[b].append(
-                Frame(
-                    *(part[b].numpy() for part in shown),
-                    float(after.reward[b]),
-                    bool(after.terminated[b]),
-                    bool(after.truncated[b]),
-                    bool(after.battle_won[b]),
-                    (int(after.dead_allies[b]), int(after.dead_enemies[b])),
-                )
-            )
+            ended = after.terminated, after.truncated, after.battle_won
+            dead = int(after.dead_allies[b]), int(after.dead_enemies[b])
+            step_taken = float(after.reward[b]), *(bool(part[b]) for part in ended), dead
+            traces[b].append(Frame(*slot_of(shown, b), *step_taken))
         over = after.terminated | after.truncated
     return traces
 
@@ -94,8 +93,8 @@ def play_starcraft2(map_name: Any, options: dict[str, Any]) -> list[list[Frame]]
             late = info.pop("episode_limit", False)
             assert list(info) == ["battle_won", "dead_allies", "dead_enemies"]
             shown = np.stack(env.get_obs()), env.get_state(), env.get_avail_actions()
-            dead = info["dead_allies"], info["dead_enemies"]
-            trace.append(Frame(*shown, reward, done and not late, late, info["battle_won"], dead))
+            won, *dead = info.values()
+            trace.append(Frame(*shown, reward, done and not late, late, won, tuple(dead)))
         traces.append(trace)
     return traces
 
@@ -128,8 +127,8 @@ def _frame(env: SkirmishParallelEnv, shown: Any, infos: Any, *ended: Any) -> Fra
     return Frame(np.stack(obs), env.state(), np.stack(masks), *ended, *rest)
 
 
-def _shared(values: dict[str, Any], agents: list[str]) -> Any:
-    """The value that all agents have."""
+def _shared(values: Any, agents: list[str]) -> Any:
+    """The one value that all agents have."""
     assert list(values) == agents
     assert all(value == values[agents[0]] for value in values.values())
     return values[agents[0]]
@@ -184,6 +183,7 @@ class Face(NamedTuple):
 
     build: Callable[..., Any]
     act: Callable[[Any, list[int]], Any]
+    state: Callable[[Any], Any]
 
 
 def _act_parallel(env: SkirmishParallelEnv, actions: list[int]) -> Any:
@@ -191,8 +191,8 @@ def _act_parallel(env: SkirmishParallelEnv, actions: list[int]) -> Any:
 
 
 FACES = {
-    "starcraft2": Face(StarCraft2Env, lambda env, actions: env.step(actions)),
-    "parallel": Face(parallel_env, _act_parallel),
+    "starcraft2": Face(StarCraft2Env, StarCraft2Env.step, StarCraft2Env.get_state),
+    "parallel": Face(parallel_env, _act_parallel, SkirmishParallelEnv.state),
 }
 each_face = pytest.mark.parametrize("face", FACES.values(), ids=FACES)
 
@@ -208,10 +208,7 @@ def test_an_unavailable_action_is_refused_and_nothing_moves(face: Face) -> None:
             face.act(env, [1, action, 1])
     face.act(env, [2, 3, 4])
     face.act(untouched, [2, 3, 4])
-    of = (
-        (lambda e: e.state()) if isinstance(env, SkirmishParallelEnv) else (lambda e: e.get_state())
-    )
-    assert np.array_equal(of(env), of(untouched))
+    assert np.array_equal(face.state(env), face.state(untouched))
 
 
 def test_an_unavailable_action_is_an_assertion_error_for_code_that_knows_smac() -> None:
@@ -257,7 +254,7 @@ def test_another_number_of_actions_is_refused() -> None:
 def test_unknown_maps_and_arguments_are_refused_with_the_nearest(face: Face) -> None:
     with pytest.raises(ValueError, match="unknown map '3s5zz'; did you mean 3s5z"):
         face.build("3s5zz")
-    with pytest.raises(ValueError, match="'reward_sparce'; did you mean '?reward_sparse"):
+    with pytest.raises(ValueError, match=r"'reward_sparce'; did you mean '?reward_sparse"):
         face.build("3m", reward_sparce=True)
     with pytest.raises(ValueError, match="step_mul must be at least 1, not 0"):
         face.build("3m", step_mul=0)
