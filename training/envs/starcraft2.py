@@ -90,8 +90,7 @@ class StarCraft2Env(StarCraft2Map):
         # The defaults are Skirmish's own too, so only what differs has to be known to it.
         options = {k: v for k, v in given.items() if k not in NOT_OPTIONS and v != ARGUMENTS[k]}
         super().__init__(SingleBattle(map_name, seed, **options))
-        # SMAC's settings can be read off its environment; `map_name` is there already, and `seed`
-        # is a method.
+        # SMAC's settings can be read off its environment.
         vars(self).update({k: v for k, v in given.items() if k not in ("map_name", "seed")})
         self.continuing_episode = continuing_episode
         self.obs_own_health = obs_own_health or obs_all_health
@@ -229,16 +228,14 @@ class StarCraft2Env(StarCraft2Map):
 
     @property
     def agents(self) -> dict[int, Unit]:
-        """The agents' units as they are now; SMAC's dict is changed by each step instead."""
-        battle = self._battle
-        rows = range(self.n_agents)
-        return units_now(battle.env.world, battle.units, rows, self._ally_ids, owner=1)
+        """Agent id -> its unit as it is now; ask again after a step."""
+        world, rows = self._battle.env.world, range(self.n_agents)
+        return units_now(world, self._battle.units, rows, self._ally_ids, owner=1)
 
     @property
     def enemies(self) -> dict[int, Unit]:
-        battle = self._battle
-        rows = range(self.n_agents, len(battle.units))
-        return units_now(battle.env.world, battle.units, rows, self._enemy_ids, owner=2)
+        world, rows = self._battle.env.world, range(self.n_agents, len(self._battle.units))
+        return units_now(world, self._battle.units, rows, self._enemy_ids, owner=2)
 
     def get_unit_by_id(self, a_id: int) -> Unit:
         return self.agents[a_id]

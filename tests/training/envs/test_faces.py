@@ -6,6 +6,7 @@ what it showed in the units of the batched protocol.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -217,7 +218,9 @@ def test_an_unavailable_action_is_an_assertion_error_for_code_that_knows_smac() 
     with pytest.raises(AssertionError, match="agent 2 was given action 0") as caught:
         env.step([1, 1, 0])
     assert isinstance(caught.value, UnavailableActionError)
-    assert (caught.value.battle, caught.value.agent, caught.value.action) == (0, 2, 0)
+    for error in (caught.value, pickle.loads(pickle.dumps(caught.value))):
+        assert (error.battle, error.agent, error.action) == (0, 2, 0)
+        assert str(error) == str(caught.value)
 
 
 @each_face
