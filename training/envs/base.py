@@ -20,6 +20,10 @@ class UnavailableActionError(ValueError):
         )
         self.battle, self.agent, self.action = battle, agent, action
 
+    def __reduce__(self) -> tuple[type, tuple[int, int, int]]:
+        # It travels between processes where environments have their own.
+        return type(self), (self.battle, self.agent, self.action)
+
 
 class BatchedEnv(Protocol):
     """E battles that advance together; each is reset when its caller says so.
