@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import sys
@@ -10,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 import tyro
@@ -19,6 +20,7 @@ from rich.console import Console
 from serving.client import ServingClientError
 from training.animation import AnimationError, require_ffmpeg, to_gif, to_mp4
 from training.checkpoint import CheckpointError
+from training.config import EnvArg
 from training.envs.skirmish.env import SkirmishEnv
 from training.envs.skirmish.frames import (
     FORMAT,
@@ -46,7 +48,7 @@ class Command:
 
     FILE.gif is a picture that moves (FILE.mp4 likewise, if ffmpeg is installed). FILE.html is one
     file that any browser opens without a network: play and pause, drag, step with the arrow keys,
-    follow an agent; FILE.html#step=12&agent=0 opens at that place. FILE.jsonl holds the frames.
+    follow any agent; FILE.html#step=12&agent=0 opens at that place. FILE.jsonl holds the frames.
 
     Example: python -m training.render --map 3s5z --policy models/3s5z/1 --seed 7 --agent 0
 
@@ -70,7 +72,7 @@ class Command:
     the frames, as renders/MAP-POLICY-SEED.*"""
     frames: Path | None = None
     """Show the battle in this .jsonl file instead of playing one."""
-    env_args: dict[str, Any] = field(default_factory=dict)
+    env_args: dict[str, EnvArg] = field(default_factory=dict)
     """The environment's own options, as NAME VALUE pairs."""
     memory: Literal["held", "carried"] = "held"
     """Served policies: the service keeps each unit's hidden state, or the unit carries it."""
@@ -115,11 +117,11 @@ def run(command: Command, say: Say) -> tuple[Battle, list[Path]]:
     paths = list(command.output) or _default_paths(command)
     for path in paths:  # before a battle is played for nothing
         _check_output(path)
-    battle = read_battle(command.frames) if command.frames is not None else _play(command, say)
-    n_agents = battle.header.n_agents
-    if command.agent is not None and not 0 <= command.agent < n_agents:
-        raise RenderError(f"there is no agent {command.agent}: {battle.header.map} has agents 0 "
-                          f"to {n_agents - 1}")  # fmt: skip
+    if command.frames is not None:
+        battle = read_battle(command.frames)
+        _check_agent(command.agent, battle.header.n_agents, battle.header.map)
+    else:
+        battle = _play(command, say)
     for path in paths:
         write(path, _content(path, battle, command.agent, say))
     return battle, paths
@@ -131,12 +133,19 @@ def _play(command: Command, say: Say) -> Battle:
     if command.battle < 0:
         raise RenderError(f"--battle must be 0 or more, not {command.battle}")
     env_args = dict(command.env_args)
+    # As in training.evaluate: SMAC's own player is a part of the environment.
     if command.policy == "heuristic":
         env_args["heuristic_ai"] = True
-    env = SkirmishEnv(command.map_name, 1, command.seed, **env_args)
+    env = SkirmishEnv(command.map_name, 1, command.seed, "cpu", **env_args)
+    _check_agent(command.agent, env.info.n_agents, command.map_name)
     opened = open_policy(command.policy, env, command.seed, command.memory, command.runs_dir)
     with opened as policy:
         return play(env, policy, command.policy, command.battle, say)
+
+
+def _check_agent(agent: int | None, n_agents: int, map_name: str) -> None:
+    if agent is not None and not 0 <= agent < n_agents:
+        raise RenderError(f"there is no agent {agent}: {map_name} has agents 0 to {n_agents - 1}")
 
 
 def _default_paths(command: Command) -> list[Path]:
@@ -207,7 +216,7 @@ def summary(battle: Battle, paths: list[Path]) -> str:
 
 
 def main() -> None:
-    about = f"{Command.__doc__}\n\nThe frames (.jsonl).\n\n{FORMAT}"
+    about = f"{inspect.getdoc(Command)}\n\nThe frames, FILE.jsonl:\n\n{FORMAT}"
     command = tyro.cli(Command, prog="python -m training.render", description=about)
     console = Console(stderr=True)
     try:

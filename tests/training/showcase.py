@@ -1,4 +1,4 @@
-"""A made-up battle with every type of unit on both sides, healing and deaths: all there is to draw."""
+"""A made-up battle with every type on both sides, healing and deaths: all there is to draw."""
 
 from __future__ import annotations
 

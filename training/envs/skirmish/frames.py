@@ -24,9 +24,10 @@ from training.types import Observation, Transition
 
 FORMAT_NAME, FORMAT_VERSION = "unmix-battle", 1
 FORMAT = """\
-One JSON object per line. The first is the header:
+One JSON object per line. The first is the header.
+
   format, version         "unmix-battle", 1
-  map, seed, battle       the same three are the same battle for every policy
+  map, seed, battle       the same three begin the same battle, whoever plays it
   policy, q_note          who plays; why it shows no Q values, "" if it does
   n_agents, step_limit    the first n_agents units are the agents, by id; the rest are enemies
   size, sight, shoot      side of the map; sight range and shoot range of all units, by centres
@@ -35,7 +36,9 @@ One JSON object per line. The first is the header:
                           flies, heals (true, false), burst (radius of its explosion, 0 without)
   pathable, level         rows of the terrain by 1 x 1 cell, y = 0 first: "." for pathable and "#"
                           for not; cliff levels, 0 for the void, 1, 2, fractions for ramps
-Then one line for each step, t = 0 before the first action; lists go by unit or by agent:
+
+Then comes one line for each step, t = 0 before the first action; lists go by unit or by agent.
+
   t, r, sum               step; reward of the step that led here; return so far
   end                     "" while it goes on; won, lost, draw (nobody is left) or time
   x, y, face              positions, y up; where units look, degrees from east, counterclockwise
