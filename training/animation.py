@@ -9,9 +9,10 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageColor
 
 from training.envs.skirmish.frames import Battle
+from training.looks import COLORS
 from training.picture import Painter
 
 PER_STEP, IMAGE_MS = 2, 80  # images a step, so that units glide; GIF knows hundredths of a second
@@ -126,10 +127,17 @@ def _images(painter: Painter, places: list[float], tell: Tell) -> Iterator[Image
 
 
 def _palette(painter: Painter, places: list[float]) -> Image.Image:
-    """One palette for all images, from some of them: nothing flickers."""
+    """One palette for all images: nothing flickers. The colours that mean something, as they are,
+    and shades between them that some of the images need most."""
     chosen = [places[i * (len(places) - 1) // (N_SAMPLES - 1)] for i in range(N_SAMPLES)]
     width, height = painter.size
     sheet = Image.new("RGB", (width, height * N_SAMPLES))
     for i, place in enumerate(chosen):
         sheet.paste(painter.draw(place), (0, i * height))
-    return sheet.quantize(N_COLORS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    exact = [c for color in COLORS.values() for c in ImageColor.getrgb(color)[:3]]
+    n_shades = N_COLORS - len(exact) // 3
+    method, dither = Image.Quantize.MEDIANCUT, Image.Dither.NONE
+    shades = sheet.quantize(n_shades, method=method, dither=dither).getpalette() or []
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(exact + shades[: 3 * n_shades])
+    return palette

@@ -90,6 +90,8 @@ class Painter:
                 moment.health(i) + moment.shield(i) for i, _ in units if moment.health(i) > 0
             )
             for part, color in ((1.0, paint("faint")), (left / whole, paint(side))):
+                if part <= 0:
+                    continue
                 ends = sorted((middle + 4 * sign, middle + (4 + length * min(part, 1.0)) * sign))
                 box = [ends[0] * SMOOTH, 44 * SMOOTH, ends[1] * SMOOTH, 52 * SMOOTH]
                 draw.rounded_rectangle(box, 3 * SMOOTH, fill=color)
@@ -181,7 +183,9 @@ class Painter:
         return f"health {frame.hp[agent]:.0f}/{unit.health_max:.0f}{shield}"
 
     def _rows(self, frame: Frame, agent: int) -> list[int]:
-        """All actions where they have room, else those that are available."""
+        """All actions where they have room, else those that are available; none of the dead."""
+        if frame.hp[agent] <= 0:
+            return []
         actions = list(range(len(self._header.actions)))
         if len(actions) > PANEL_ROWS:
             actions = [a for a in actions if frame.av[agent][a] == "1"]
