@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format proto calibration bench clean
+.PHONY: help setup browser demo test check format proto calibration bench clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -19,6 +19,10 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet 'torch==2.13.0' || $(BIN)/python -m pip install --quiet torch
 	$(BIN)/python -m pip install --quiet -e '.[train,serve,dev]'
 	@touch $@
+
+browser: ## Chromium, for the tests of pages (Debian, as root)
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium
 
 demo: setup ## train 3s5z from scratch, export, serve, win over gRPC (about 12 minutes)
 	$(BIN)/python -m training.demo

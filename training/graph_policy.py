@@ -27,6 +27,8 @@ class GraphPolicy:
 
     def __init__(self, model: bytes, hidden_dim: int, env: BatchedEnv) -> None:
         self._session = open_graph(model)
+        self.q_values: torch.Tensor | None = None
+        """[E, A, U], not masked: those of the last `act`, for who watches."""
         self._shape, self._device = (env.n_envs, env.info.n_agents), env.device
         self._agent_id = np.tile(np.arange(env.info.n_agents), env.n_envs)
         self._last_action = np.full(len(self._agent_id), NO_ACTION)
@@ -38,8 +40,8 @@ class GraphPolicy:
         self._hidden[fresh] = 0.0
 
     def act(self, observation: Observation) -> torch.Tensor:
-        self._last_action, self._hidden = self._session.run(
-            ["action", "next_hidden"],
+        self._last_action, q_values, self._hidden = self._session.run(
+            ["action", "q_values", "next_hidden"],
             {
                 "obs": observation.obs.flatten(0, 1).cpu().numpy(),
                 "avail_actions": observation.avail_actions.flatten(0, 1).cpu().numpy(),
@@ -48,5 +50,6 @@ class GraphPolicy:
                 "hidden": self._hidden,
             },
         )
+        self.q_values = torch.from_numpy(q_values).view(*self._shape, -1)
         # A copy: the next `begin` writes into these.
         return torch.tensor(self._last_action, device=self._device).view(self._shape)

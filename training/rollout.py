@@ -343,6 +343,8 @@ class AgentPolicy:
         self._env_steps = 0
         device = agent.fc1.weight.device
         self._random = torch.Generator(device).manual_seed(seed)
+        self.q_values: torch.Tensor | None = None
+        """[E, A, U], not masked: those of the last `act`, for who watches."""
         self._agent_id = torch.arange(agent.n_agents, device=device).repeat(n_envs)
         self._last_action = torch.full((n_envs, agent.n_agents), NO_ACTION, device=device)
         self._hidden = agent.initial_hidden(n_envs * agent.n_agents)
@@ -357,8 +359,8 @@ class AgentPolicy:
         q_values, self._hidden = self.agent.step(
             obs, self._last_action.flatten(), self._agent_id, self._hidden
         )
-        q_values = q_values.view(observation.avail_actions.shape)
-        self._last_action = self._choose(q_values, observation.avail_actions)
+        self.q_values = q_values.view(observation.avail_actions.shape)
+        self._last_action = self._choose(self.q_values, observation.avail_actions)
         self._env_steps += self._n_envs
         return self._last_action
 
