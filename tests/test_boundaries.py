@@ -57,6 +57,11 @@ def test_the_client_needs_the_base_install_alone() -> None:
     assert all(name.startswith("serving.pb.") for name in ours)
 
 
+def test_a_measured_peer_runs_without_what_is_ours() -> None:
+    script = ROOT / "benchmarks" / "peers" / "smax.py"
+    assert packages(script) <= {"jax", "jaxmarl"} | set(sys.stdlib_module_names)
+
+
 def test_the_core_knows_no_door() -> None:
     doors = {"fastapi", "starlette", "uvicorn", "grpc", "http", "httptools", "msgspec", "typer"}
     for name in ("errors", "manifest", "repository", "agent_model", "batcher", "service",

@@ -59,9 +59,6 @@ def test_each_frame_is_the_world_at_its_step() -> None:
             exact = [round(value * grain) / grain for value in values]
             assert exact == getattr(world, name)[:, 0].tolist(), (name, n_steps)
         assert frame.sh == pytest.approx(world.shield[:, 0].tolist(), abs=1e-4)
-        facing = torch.deg2rad(torch.tensor(frame.face, dtype=torch.float32))
-        assert torch.allclose(facing.cos(), world.face_x[:, 0], atol=0.01)
-        assert torch.allclose(facing.sin(), world.face_y[:, 0], atol=0.01)
         for named, target in zip(frame.tg, world.target[:, 0].tolist(), strict=True):
             assert named == target or (target == -1 and frame.hp[named] == 0)
     assert n_steps > 10
