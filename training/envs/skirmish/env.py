@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from training.envs.base import UnavailableActionError
 from training.envs.skirmish import rng
+from training.envs.skirmish.compiled import F, compiled
 from training.envs.skirmish.enemy_order import enemy_indices
 from training.envs.skirmish.features import N_NON_ATTACK, NO_OP, STOP_ACTION, Features
 from training.envs.skirmish.ground import MOVES
@@ -40,6 +41,19 @@ HEAD_START = 1  # game loops the enemies have walked before the first observatio
 _GOAL_DRAW = 1 << 20  # a counter that no game loop reaches
 
 
+class Outcome(NamedTuple):
+    """What a step has brought; all but the world [E]."""
+
+    world: World
+    steps: Tensor
+    decided: Tensor
+    truncated: Tensor
+    won: Tensor
+    reward: Tensor
+    dead_allies: Tensor
+    dead_enemies: Tensor
+
+
 class SkirmishEnv:
     """E battles on one map; see `training.envs.base.BatchedEnv` for the protocol.
 
@@ -48,6 +62,8 @@ class SkirmishEnv:
         n_envs: E.
         seed: with a battle's number, fixes all random draws of that battle.
         device: where the tensors live.
+        compile: compile what is played every step. It takes its time at the first step, and the
+            battles are the same to the bit.
         env_args: SMAC's options, see `SkirmishOptions`.
 
     Raises:
@@ -60,6 +76,7 @@ class SkirmishEnv:
         n_envs: int,
         seed: int = 0,
         device: torch.device | str = "cpu",
+        compile: bool = False,
         **env_args: Any,
     ) -> None:
         if n_envs < 1:
@@ -92,6 +109,7 @@ class SkirmishEnv:
             continuing_episode=self.options.continuing_episode,
             layout_sha256=layout.sha256,
         )
+        self._compile(compile)
         self._next_battle = 0
         self._spawn = self._spawn_world()
         self._world = self._spawn
@@ -105,6 +123,16 @@ class SkirmishEnv:
         self._enemy_index: Tensor | None = None
         self.reset()
         self._next_battle = 0
+
+    def _compile(self, fast: bool) -> None:
+        """The functions of tensors that every step goes through, compiled if it shall be fast."""
+
+        def made(function: F) -> F:
+            return compiled(function, self.device) if fast else function
+
+        self._tick, self._show = made(tick), made(self.features.show)
+        self._give_orders, self._settle = made(self._ordered), made(self._settled)
+        self._begin = made(self._begun)
 
     # ------------------------------------------------------------------ reset
 
@@ -120,7 +148,7 @@ class SkirmishEnv:
             self._next_battle = max(self._next_battle, int(begun.max()) + 1)
         self._battle_ids = torch.where(mask, battle_ids, self._battle_ids)
         self._keys = torch.where(mask, rng.battle_keys(self.seed, battle_ids), self._keys)
-        self._world = self._march_off(self._spawn).where(mask, self._world)
+        self._world = self._begin(mask, self._spawn, self._world, self._keys)
         order = self._enemies_in_order(self._world)
         if order is not None:
             before = order if self._enemy_index is None else self._enemy_index
@@ -162,26 +190,26 @@ class SkirmishEnv:
             pending_target=nobody,
         )
 
-    def _march_off(self, world: World) -> World:
-        """The enemies have their order and are already on their way.
+    def _begun(self, mask: Tensor, world: World, others: World, keys: Tensor) -> World:
+        """The battles of `mask` as they begin: the enemies have their order and are on their way.
 
         A group's order leads each of its units to the point plus its place in the group.
         """
-        goal_x, goal_y = self._goals(world)
+        goal_x, goal_y = self._goals(world, keys)
         dx, dy = goal_x - world.x, goal_y - world.y
         norm = root(dx * dx + dy * dy).clamp_min(1e-6)
         walked = self.tables.speed * HEAD_START
         x = world.x + whole_grains(dx / norm * walked)
         y = world.y + whole_grains(dy / norm * walked)
-        return replace(world, goal_x=goal_x, goal_y=goal_y, x=x, y=y)
+        return replace(world, goal_x=goal_x, goal_y=goal_y, x=x, y=y).where(mask, others)
 
-    def _goals(self, world: World) -> tuple[Tensor, Tensor]:
+    def _goals(self, world: World, keys: Tensor) -> tuple[Tensor, Tensor]:
         """Where everybody is ordered to; those without a point: where they are."""
         ends = self.scenario.attack_move
         if not ends:
             return world.goal_x, world.goal_y
         (x0, y0), (x1, y1) = ends[0], ends[-1]
-        along = rng.unit_interval(rng.draw(self._keys, _GOAL_DRAW) >> 8, 24)
+        along = rng.unit_interval(rng.draw(keys, _GOAL_DRAW) >> 8, 24)
         enemy = self.tables.index >= self._n
         to_x, to_y = x0 + (x1 - x0) * along, y0 + (y1 - y0) * along
         goal_x = to_x + world.x - world.x[self._n :].mean(0)
@@ -196,26 +224,41 @@ class SkirmishEnv:
         """Advance every battle by one step; see `BatchedEnv.step`."""
         actions = actions.to(self.device, torch.int64)
         self._check(actions)
-        before, was_over = self._world, self._over
         orders = self._heuristic_orders() if self.options.heuristic_ai else actions.T
-        world = self._advance(self._give_orders(before, self._as_created(orders)))
-        world = before.where(was_over, world)
-
-        steps = torch.where(was_over, self._steps, self._steps + 1)
-        code = self._ending(world.health)
-        decided = code != UNDECIDED
-        self._truncated = ~decided & (steps >= self.info.episode_limit)
-        reward = self._reward(before.health, before.shield, world.health, world.shield, code)
-        last_actions = torch.where(was_over, self._last_actions, actions.T)
-        self._world, self._steps, self._last_actions = world, steps, last_actions
-        self._over = decided | self._truncated
-        dead = world.health <= 0
+        world = self._give_orders(self._world, self._as_created(orders))
+        for i in range(self.options.step_mul):
+            loop = self._steps * self.options.step_mul + i
+            world = self._tick(world, self.tables, self._keys, loop)
+        outcome = self._settle(self._world, world, self._over, self._steps)
+        self._last_actions = torch.where(self._over, self._last_actions, actions.T)
+        self._world, self._steps = outcome.world, outcome.steps
+        self._truncated = outcome.truncated
+        self._over = outcome.decided | outcome.truncated
         return Transition(
             observation=self._observe(),
+            reward=outcome.reward,
+            terminated=outcome.decided,
+            truncated=outcome.truncated.clone(),
+            battle_won=outcome.won,
+            dead_allies=outcome.dead_allies,
+            dead_enemies=outcome.dead_enemies,
+        )
+
+    def _settled(self, before: World, after: World, was_over: Tensor, steps: Tensor) -> Outcome:
+        """What a step of the game loop has come to; battles that were over stay as they were."""
+        world = before.where(was_over, after)
+        steps = torch.where(was_over, steps, steps + 1)
+        code = self._ending(world.health)
+        decided = code != UNDECIDED
+        reward = self._reward(before.health, before.shield, world.health, world.shield, code)
+        dead = world.health <= 0
+        return Outcome(
+            world=world,
+            steps=steps,
+            decided=decided,
+            truncated=~decided & (steps >= self.info.episode_limit),
+            won=(code == WON) & ~was_over,
             reward=torch.where(was_over, 0.0, reward),
-            terminated=decided,
-            truncated=self._truncated.clone(),
-            battle_won=(code == WON) & ~was_over,
             dead_allies=dead[: self._n].sum(0),
             dead_enemies=dead[self._n :].sum(0),
         )
@@ -237,7 +280,7 @@ class SkirmishEnv:
                 int(self._battle_ids[slot]), agent, int(actions[slot, agent])
             )
 
-    def _give_orders(self, world: World, actions: Tensor) -> World:
+    def _ordered(self, world: World, actions: Tensor) -> World:
         """Turn actions [n, E] into orders; an attack on the same target goes on undisturbed.
 
         What the game refuses, it does as if nothing had been said: an attack on somebody whom the
@@ -276,12 +319,6 @@ class SkirmishEnv:
             cooldown=with_allies(world.cooldown, torch.where(interrupted, 0.0, world.cooldown[:n])),
         )
 
-    def _advance(self, world: World) -> World:
-        """Play `step_mul` game loops."""
-        for i in range(self.options.step_mul):
-            world = tick(world, self.tables, self._keys, self._steps * self.options.step_mul + i)
-        return world
-
     def _as_created(self, actions: Tensor) -> Tensor:
         """Actions [n, E] with the enemies numbered as they were created, as orders take them."""
         if self._enemy_index is None:
@@ -309,13 +346,9 @@ class SkirmishEnv:
         return self._world
 
     def _observe(self) -> Observation:
-        shown = self.features.show(self._world, self._last_actions, self._steps, self._enemy_index)
+        shown = self._show(self._world, self._last_actions, self._steps, self._enemy_index)
         self._available = shown.available
-        return Observation(
-            obs=shown.obs,
-            state=shown.state,
-            avail_actions=shown.available.permute(2, 0, 1).contiguous(),
-        )
+        return shown.by_battle()
 
     def _enemies_in_order(self, world: World) -> Tensor | None:
         """[k, E] the enemy, by order of creation, that SMAC would list as each; None if it is the

@@ -21,6 +21,7 @@ from training.envs.skirmish.layout import build_layout, has_shields, in_agent_or
 from training.envs.skirmish.options import SkirmishOptions
 from training.envs.skirmish.scenario import MAP_SIZE, Scenario, UnitType
 from training.envs.skirmish.world import World
+from training.types import Observation
 
 SHOOT_RANGE = 6.0  # of every unit type, centre to centre: <= is in range
 SIGHT_RANGE = 9.0  # of every unit type, centre to centre: < is visible
@@ -34,9 +35,18 @@ class Shown(NamedTuple):
     available: Tensor
     """[n, U, B] bool."""
     obs: Tensor
-    """[B, n, O] float32."""
+    """[n, O, B] float32."""
     state: Tensor
-    """[B, S] float32."""
+    """[S, B] float32."""
+
+    def by_battle(self) -> Observation:
+        """The same with battles first, as their users take them."""
+        n, _, n_battles = self.obs.shape
+        return Observation(
+            obs=self.obs.flatten(0, 1).T.contiguous().view(n_battles, n, -1),
+            state=self.state.T.contiguous(),
+            avail_actions=self.available.permute(2, 0, 1).contiguous(),
+        )
 
 
 class Units(NamedTuple):
@@ -57,8 +67,8 @@ class _Sight(NamedTuple):
 
     dx: Tensor
     dy: Tensor
-    distance: Tensor
-    """float64."""
+    squared: Tensor
+    """float64, of the distance: exact, as roots are not."""
     visible: Tensor
     """To the living alone."""
 
@@ -108,7 +118,7 @@ class Features:
         last = self._last_action_rows(last_actions)
         obs = self._obs(units, sight, available, last)
         if self._options.obs_instead_of_state:
-            return Shown(available, obs, obs.flatten(1))
+            return Shown(available, obs, obs.flatten(0, 1))
         return Shown(available, obs, self._state(world, units, last, steps))
 
     def units(self, world: World, enemy_index: Tensor | None) -> Units:
@@ -131,9 +141,9 @@ class Features:
         dx = units.x[None] - units.x[: self.n, None]
         dy = units.y[None] - units.y[: self.n, None]
         wide_x, wide_y = dx.double(), dy.double()
-        distance = torch.sqrt(wide_x * wide_x + wide_y * wide_y)
-        sees = (distance < SIGHT_RANGE) & units.alive & units.alive[: self.n, None]
-        return _Sight(dx, dy, distance, sees)
+        squared = wide_x * wide_x + wide_y * wide_y
+        sees = (squared < SIGHT_RANGE**2) & units.alive & units.alive[: self.n, None]
+        return _Sight(dx, dy, squared, sees)
 
     # ------------------------------------------------------------ availability
 
@@ -142,7 +152,7 @@ class Features:
         n = self.n
         alive = units.alive[:n, None]
         can_move = self._ground.can_move(units.x[:n], units.y[:n])
-        near = (sight.distance <= SHOOT_RANGE) & units.alive
+        near = (sight.squared <= SHOOT_RANGE**2) & units.alive
         targets = near[:, n:]
         if self.heals is not None:
             # A healer's target j is agent j, as far as there are agents and action numbers.
@@ -155,7 +165,7 @@ class Features:
     # ------------------------------------------------------------- observation
 
     def _obs(self, units: Units, sight: _Sight, available: Tensor, last: Tensor) -> Tensor:
-        """[B, n, O] float32 (spec §2.4)."""
+        """[n, O, B] float32 (spec §2.4)."""
         n, options = self.n, self._options
         # A healer's enemy blocks begin with its mask too: with "can heal agent e".
         first = available[:, N_NON_ATTACK:].float()
@@ -175,7 +185,7 @@ class Features:
         def of_the_living(block: Tensor) -> Tensor:
             return torch.where(units.alive[:n, None], block, 0.0)
 
-        obs = torch.cat(
+        return torch.cat(
             (
                 available[:, 2:N_NON_ATTACK].float(),
                 *(of_the_living(block) for block in around),
@@ -185,7 +195,6 @@ class Features:
             ),
             1,
         )
-        return obs.flatten(0, 1).T.contiguous().view(-1, n, obs.shape[1])
 
     def _blocks(
         self,
@@ -204,7 +213,7 @@ class Features:
         """
         of_pair = [
             first,
-            (sight.distance[:, seen] / SIGHT_RANGE).float(),
+            (torch.sqrt(sight.squared[:, seen]) / SIGHT_RANGE).float(),
             sight.dx[:, seen] / SIGHT_RANGE,
             sight.dy[:, seen] / SIGHT_RANGE,
         ]
@@ -218,7 +227,7 @@ class Features:
     # ------------------------------------------------------------------- state
 
     def _state(self, world: World, units: Units, last: Tensor, steps: Tensor) -> Tensor:
-        """[B, S] float32 (spec §2.6)."""
+        """[S, B] float32 (spec §2.6)."""
         n, batch = self.n, steps.shape[0]
         x = (units.x - MAP_SIZE / 2) / MAP_SIZE
         y = (units.y - MAP_SIZE / 2) / MAP_SIZE
@@ -243,7 +252,7 @@ class Features:
             rows.append(last.flatten(0, 1))
         if self._options.state_timestep_number:
             rows.append((steps.float() / self._limit)[None])
-        return torch.cat(rows, 0).T.contiguous()
+        return torch.cat(rows, 0)
 
     def _last_action_rows(self, last_actions: Tensor) -> Tensor:
         """[n, U, B] one-hots; zeros where there is no last action."""
