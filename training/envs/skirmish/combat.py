@@ -110,7 +110,9 @@ def apply_hits(
     Args:
         allies_first: [B] bool.
     """
-    struck = hits.struck & (hits.target >= 0) & (of_target(world.health, hits.target) > 0)
+    # A line that has been fired burns where its target stood, also if that has died since.
+    lives = (of_target(world.health, hits.target) > 0) | tables.sweeps
+    struck = hits.struck & (hits.target >= 0) & lives
     late = torch.where(tables.index < tables.n_allies, ~allies_first, allies_first)
     dies = _losses(world, tables, hits, struck).health >= world.health
     loss = _losses(world, tables, hits, struck & (hits.homing | ~(dies & late)))

@@ -39,7 +39,7 @@ def move(world: World, tables: Tables, near: Pairs, line: Aim) -> World:
     length = torch.sqrt(to_x * to_x + to_y * to_y)
     remaining = torch.where(chases, line.beyond + NUDGE, length)
     has_way = torch.where(chases, line.beyond > 0, (world.order != STOP) & (length > 0))
-    walks = (world.health > 0) & (world.windup < 0) & has_way
+    walks = (world.health > 0) & (world.windup < 0) & has_way & (tables.speed > 0)
     norm = length.clamp_min(1 / GRAIN)
     to_x, to_y = to_x / norm, to_y / norm
     to_x, to_y = _round_walls(world, tables, to_x, to_y, length)
@@ -126,7 +126,10 @@ def _free_turn(
 def push_apart(
     world: World, tables: Tables, walks: Tensor, x: Tensor, y: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Move units that overlap away from each other; who stands makes room for who stands only."""
+    """Move units that overlap away from each other; who stands makes room for who stands only.
+
+    Who cannot walk is not moved: others make room for it loop by loop.
+    """
     near = pairs(world.health, x, y, tables)
     yields = walks.to(x.dtype) * 0.5
     share = (0.5 + yields[:, None]) - yields[None]
@@ -134,8 +137,10 @@ def push_apart(
     overlap = torch.sqrt(tables.clearance_squared / near.squared.clamp_min(GRAIN**-2)) - 1.0
     push = overlap.clamp_min(0.0) * share
     # The tiny `apart` tells two units on the very same spot which way to go.
-    x = x - on_grain(push * (near.dx + tables.apart)).sum(1)
-    return x, y - on_grain(push * near.dy).sum(1)
+    push_x = on_grain(push * (near.dx + tables.apart)).sum(1)
+    push_y = on_grain(push * near.dy).sum(1)
+    mobile = tables.speed > 0
+    return x - push_x * mobile, y - push_y * mobile
 
 
 def _stay_on_ground(world: World, tables: Tables, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

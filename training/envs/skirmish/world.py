@@ -183,6 +183,8 @@ class Tables:
     """Loops from the damage point to a second or a delayed strike; 0 for weapons without one."""
     strikes_at_once: Tensor
     """[N, 1] bool: something lands at the damage point itself."""
+    sweeps: Tensor
+    """[N, 1] bool: its weapon is a line."""
     apart: Tensor
     """[N, N, 1] tiny, antisymmetric: which way two units on one spot are pushed."""
     grave: Tensor
@@ -333,6 +335,7 @@ def build_tables(
         melee_range=column([w.melee_range for w in weapons]),
         delay=column([w.delay for w in weapons]),
         strikes_at_once=flags([w.delivery in STRIKES_AT_ONCE for w in weapons]),
+        sweeps=flags([w.delivery == "line" for w in weapons]),
         apart=table(np.sign(np.arange(n)[None] - np.arange(n)[:, None]) / GRAIN),
         grave=column([1000.0 + 100.0 * i for i in range(n)]),
         index=torch.arange(n, device=device)[:, None],
