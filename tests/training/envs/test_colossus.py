@@ -11,6 +11,7 @@ Zerglings scan for it within 5 + 1 + 0.375 = 6.375: whoever stands further off s
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 
@@ -126,12 +127,7 @@ def test_a_volley_every_35_to_38_loops() -> None:
         before = now
     assert {times[0] for times in at} == {8}
     assert {len(times) for times in at} == {3}
-    assert {b - a for times in at for a, b in zip(times, times[1:], strict=False)} == {
-        35,
-        36,
-        37,
-        38,
-    }
+    assert {b - a for times in at for a, b in pairwise(times)} == {35, 36, 37, 38}
 
 
 def test_friends_on_the_line_are_spared_and_so_is_who_flies() -> None:

@@ -146,6 +146,24 @@ def test_an_enemy_turns_on_who_hits_it_from_beyond_its_scan_range() -> None:
     assert x[2] == 16  # its friend at 4.125 walks on
 
 
+def test_who_was_ordered_nothing_turns_on_who_hits_it_too() -> None:
+    hit = Placed(16, 10, cooldown=NEVER)
+    env = battle({"stalker": [Placed(9.375, 12)]}, {"zealot": [hit]}, heuristic_ai=True)
+    alter(env, 1, order=0)
+    for _ in range(2):
+        act(env, ATTACK)
+    assert of(env, "x", 1) < 16 - 0.5
+
+
+def test_a_medivac_among_them_does_not_make_enemies_see_further() -> None:
+    enemies = {"marine": [Placed(10, 16)], "medivac": [Placed(12, 20)]}
+    env = battle({"marine": [Placed(16, 16)], "marauder": [FAR]}, enemies)
+    for _ in range(3):
+        act(env, STOP, STOP)
+    assert of(env, "x", 2) == 10
+    assert of(env, "health", 0) == 45
+
+
 def test_the_heuristic_attacks_the_nearest_anywhere_until_it_dies() -> None:
     enemies = [Placed(20, 16, cooldown=NEVER), Placed(26, 16, cooldown=NEVER)]
     env = battle({"marine": [Placed(3, 16)]}, {"marine": enemies}, heuristic_ai=True)

@@ -12,6 +12,7 @@ What the numbers follow from (game loops, 16 a game second):
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 
@@ -53,7 +54,7 @@ def blows(
 
 
 def periods(times: list[list[tuple[int, float]]]) -> set[int]:
-    return {b - a for one in times for (a, _), (b, _) in zip(one, one[1:], strict=False)}
+    return {b - a for one in times for (a, _), (b, _) in pairwise(one)}
 
 
 # ----------------------------------------------------------------- zergling
@@ -85,9 +86,7 @@ def test_the_ground_a_zergling_covers() -> None:
 
 
 def test_zerg_regenerate_and_only_zerg() -> None:
-    env = battle(
-        {"zergling": [Placed(9, 16, health=10)]}, {"marine": [Placed(30, 30, health=10)]}
-    )
+    env = battle({"zergling": [Placed(9, 16, health=10)]}, {"marine": [Placed(30, 30, health=10)]})
     command(env, STOP, loops=2)
     assert see(env, "health")[0].tolist() == [10 + 16 * REGENERATION, 10]
     alter(env, 0, health=34.9921875)  # 32 / 4096 short of all there can be

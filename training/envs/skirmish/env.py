@@ -136,6 +136,9 @@ class SkirmishEnv:
         orders = torch.full_like(nobody, STOP)
         if self.scenario.attack_move or self.scenario.pursues:
             orders[self._n :] = ATTACK_MOVE
+        if self.options.enemy_healers == "stay":
+            for healer in tables.healers:
+                orders[healer.unit] = STOP
         x, y = places[:, :1].expand(shape).clone(), places[:, 1:].expand(shape).clone()
         return World(
             x=on_grain(x),
@@ -166,17 +169,19 @@ class SkirmishEnv:
         """
         goal_x, goal_y = self._goals(world)
         unit = self.tables.index
-        enemy = unit >= self._n
         dx, dy = goal_x - world.x, goal_y - world.y
         norm = torch.sqrt(dx * dx + dy * dy)
-        marches = enemy & (norm > 0)
+        marches = (world.order == ATTACK_MOVE) & (norm > 0)
         norm = norm.clamp_min(1e-6)
         dx, dy = dx / norm, dy / norm
         facing = self._compass[rng.draw(self._keys, _FACING_DRAW, unit) % len(self._compass)]
         # An enemy first turns its way, one loop for each 62.5 degrees it looks past it.
         looks = facing[..., 0] * dx + facing[..., 1] * dy
         turns = (looks < TURN_COSINE).float() + (looks < TURN_TWICE_COSINE).float()
-        walked = torch.where(marches, self.tables.speed * (HEAD_START - turns), 0.0)
+        loops = torch.where(marches, HEAD_START - turns, 0.0)
+        pace = self.tables.acceleration * loops
+        gained = pace * (loops + 1) / 2  # in so many loops, by who accelerates
+        walked = torch.where(pace > 0, gained, self.tables.speed * loops)
         x, y = world.x + on_grain(dx * walked), world.y + on_grain(dy * walked)
         x, y = push_apart(world, self.tables, marches, x, y)
         return replace(
@@ -187,6 +192,7 @@ class SkirmishEnv:
             face_y=torch.where(marches, dy, facing[..., 1]),
             x=x,
             y=y,
+            pace=pace,
         )
 
     def _goals(self, world: World) -> tuple[Tensor, Tensor]:
@@ -196,13 +202,13 @@ class SkirmishEnv:
             return world.goal_x, world.goal_y
         (x0, y0), (x1, y1) = ends[0], ends[-1]
         along = rng.unit_interval(rng.draw(self._keys, _GOAL_DRAW) >> 8, 24)
-        enemy = self.tables.index >= self._n
+        sent = world.order == ATTACK_MOVE
         to_x, to_y = x0 + (x1 - x0) * along, y0 + (y1 - y0) * along
         goal_x = to_x + world.x - world.x[self._n :].mean(0)
         goal_y = to_y + world.y - world.y[self._n :].mean(0)
         holds = on_ground(self.tables, goal_x, goal_y)
         goal_x, goal_y = torch.where(holds, goal_x, to_x), torch.where(holds, goal_y, to_y)
-        return torch.where(enemy, goal_x, world.goal_x), torch.where(enemy, goal_y, world.goal_y)
+        return torch.where(sent, goal_x, world.goal_x), torch.where(sent, goal_y, world.goal_y)
 
     # ------------------------------------------------------------------- step
 
