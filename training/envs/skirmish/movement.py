@@ -65,7 +65,7 @@ def move(world: World, tables: Tables, near: Pairs, line: Aim) -> World:
 def _round_walls(
     world: World, tables: Tables, to_x: Tensor, to_y: Tensor, length: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The way (a unit vector): for those on foot, to a corner where the straight one hits a wall."""
+    """The way, a unit vector: on foot to a corner where the straight one leaves the ground."""
     if tables.route is None:
         return to_x, to_y
     here = _cell(world.x, world.y)
