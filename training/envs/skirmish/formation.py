@@ -14,7 +14,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from training.envs.skirmish.scenario import MAP_SIZE, Spawn, Terrain, UnitType
+from training.envs.skirmish.scenario import MAP_SIZE, ScenarioError, Spawn, Terrain, UnitType
 
 GRID = 0.125  # spacing of the candidate places
 REACH = 8.0  # how far from the point the search goes
@@ -22,7 +22,11 @@ COMPASS = [(math.cos(a), math.sin(a)) for a in np.arange(8) * math.pi / 4]
 
 
 def place(spawns: tuple[Spawn, ...], terrain: Terrain) -> npt.NDArray[np.float32]:
-    """Positions [n, 2] of all units of one team, in the order of their creation."""
+    """Positions [n, 2] of all units of one team, in the order of their creation.
+
+    Raises:
+        ScenarioError: there is no room for all of them.
+    """
     placed: list[tuple[UnitType, tuple[float, float]]] = []
     for spawn in spawns:
         candidates = _candidates(spawn.at)
@@ -69,5 +73,10 @@ def _nearest_free(
         if unit.collides_with(other):
             gap = np.hypot(*(candidates - np.asarray(centre)).T)
             free &= gap >= unit.separation_radius + other.separation_radius - 1e-9
+    if not free.any():
+        raise ScenarioError(
+            f"no room for {unit.name} number {len(placed) + 1} of its side within {REACH:g} of its "
+            "point; create them at several points"
+        )
     x, y = candidates[int(np.argmax(free))]
     return float(x), float(y)
