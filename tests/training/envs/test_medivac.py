@@ -10,6 +10,8 @@ What the numbers follow from (game loops, 16 a game second):
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.training.envs.battlefield import (
@@ -39,7 +41,7 @@ SLIGHTLY = 1 / GRAIN
 ENEMIES = {"zealot": [FAR], "stalker": [FURTHER]}
 
 
-def medivac_and(patient: Placed, medivac: Placed = AT_9, **options: int) -> SkirmishEnv:
+def medivac_and(patient: Placed, medivac: Placed = AT_9, **options: Any) -> SkirmishEnv:
     """Agent 0 is a medivac, agent 1 a marine, with nobody near them."""
     allies = {"medivac": [medivac], "marine": [patient]}
     return battle(allies, ENEMIES, **{"step_mul": 1, **options})

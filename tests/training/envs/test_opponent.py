@@ -10,6 +10,8 @@ and a stalker's weapon reaches a zealot at 6 + 0.625 + 0.5 = 7.125.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -204,14 +206,14 @@ def test_the_resting_heuristic_steps_along_the_longer_axis(
 ) -> None:
     enemy = Placed(16 + at[0], 16 + at[1], cooldown=NEVER)
     agent = Placed(16, 16, looks=(float(way[0]), float(way[1])))
-    options = {"heuristic_ai": True, "heuristic_rest": True}
+    options: dict[str, Any] = {"heuristic_ai": True, "heuristic_rest": True}
     env = battle({"marine": [agent]}, {"marine": [enemy]}, **options)
     act(env, STOP)
     assert (of(env, "x", 0) - 16, of(env, "y", 0) - 16) == (1.125 * way[0], 1.125 * way[1])
 
 
 def test_the_resting_heuristic_attacks_what_is_available() -> None:
-    options = {"heuristic_ai": True, "heuristic_rest": True}
+    options: dict[str, Any] = {"heuristic_ai": True, "heuristic_rest": True}
     enemy = Placed(21, 16, cooldown=NEVER)
     env = battle({"marine": [Placed(16, 16)]}, {"marine": [enemy]}, **options)
     act(env, EAST)
