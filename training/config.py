@@ -40,7 +40,8 @@ class TaskConfig:
     env: str = "skirmish"
     """skirmish, the embedded simulator, or two_step, the QMIX paper's small game."""
     map_name: MapName = ""
-    """The map, by SMAC's name; skirmish plays 3s5z if none is named."""
+    """The map, by SMAC's name or as a file of one's own (docs/maps.md); skirmish plays 3s5z if none
+    is named."""
     env_args: dict[str, EnvArg] = field(default_factory=dict)
     """The environment's own settings, as NAME VALUE pairs."""
     algo: Literal["qmix", "vdn", "iql"] = "qmix"

@@ -24,6 +24,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from training.envs import map_label
+
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
 
@@ -49,24 +51,25 @@ class Command:
 
 def main(command: Command) -> None:
     console = Console()
-    run = _free_name(command.runs_dir, f"demo-{command.map_name}")
+    name = map_label(command.map_name)
+    run = _free_name(command.runs_dir, f"demo-{name}")
     with tempfile.TemporaryDirectory(prefix="unmix-demo-") as scratch:
         _stage(console, "1  train QMIX from scratch")
         _run("training.train", "--map", command.map_name, "--name", run, "--seed", command.seed,
              "--minutes", command.minutes, "--until-win-rate", command.until_win_rate,
              "--runs-dir", command.runs_dir)  # fmt: skip
         _stage(console, "2  export the agent network alone")
-        _run("training.export", command.runs_dir / run, "--name", command.map_name,
+        _run("training.export", command.runs_dir / run, "--name", name,
              "--models", scratch, "--episodes", 200)  # fmt: skip
         _stage(console, "3  serve it; every unit of every battle opens its own gRPC stream")
-        fresh = Path(scratch) / command.map_name / "1"
-        shipped = Path("models") / command.map_name / "1"
+        fresh = Path(scratch) / name / "1"
+        shipped = Path("models") / name / "1"
         policies = {"SMAC's heuristic": "heuristic", "fresh agent": str(fresh)}
         if shipped.is_dir():
             policies["shipped agent"] = str(shipped)
         rows = {who: _evaluate(command, policy) for who, policy in policies.items()}
         with _server(Path(scratch)) as address:
-            rows["fresh agent over gRPC"] = _evaluate(command, f"{address}/{command.map_name}")
+            rows["fresh agent over gRPC"] = _evaluate(command, f"{address}/{name}")
     console.print(_table(rows, command))
     same = rows["fresh agent"]["actions_sha256"] == rows["fresh agent over gRPC"]["actions_sha256"]
     console.print(

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
@@ -132,7 +132,7 @@ def _play(command: Command, say: Say) -> Battle:
         raise RenderError("--policy is missing: what is to play? (or show --frames FILE)")
     if command.battle < 0:
         raise RenderError(f"--battle must be 0 or more, not {command.battle}")
-    env_args = dict(command.env_args)
+    env_args: dict[str, Any] = dict(command.env_args)
     # As in training.evaluate: SMAC's own player is a part of the environment.
     if command.policy == "heuristic":
         env_args["heuristic_ai"] = True

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from training.config import TrainConfig, load_yaml, save_yaml
+from training.envs import map_label
 
 
 class RunFolderError(RuntimeError):
@@ -78,7 +79,7 @@ def new_run_folder(runs_dir: Path, config: TrainConfig, name: str | None) -> Run
         RunFolderError: a run of this name is there already.
     """
     task = config.task
-    stem = name or f"{task.map_name}-{task.algo}-{task.seed}"
+    stem = name or f"{map_label(task.map_name)}-{task.algo}-{task.seed}"
     tails = itertools.chain([""], (f"-{i}" for i in itertools.count(2)))
     for tail in tails:
         folder = RunFolder(runs_dir / f"{stem}{tail}")

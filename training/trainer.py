@@ -26,7 +26,7 @@ from training.actor import Actor, ActorError, Order, Result, StoppedError, TestO
 from training.algorithms.q_learner import LearnerConfig, NonFiniteLossError, QLearner
 from training.config import ConfigError, TrainConfig
 from training.curve import draw_curve
-from training.envs import make_env
+from training.envs import make_env, map_label
 from training.envs.base import BatchedEnv
 from training.exploration import LinearSchedule
 from training.metrics import (
@@ -277,7 +277,7 @@ class Trainer:
 
     def _draw(self) -> None:
         task = self.config.task
-        title = f"{task.algo.upper()} on {task.map_name}"
+        title = f"{task.algo.upper()} on {map_label(task.map_name)}"
         draw_curve(read_metrics(self.folder.metrics), self.folder.curve, title)
         self._drawn_at = time.monotonic()
 

@@ -6,6 +6,7 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ def make_env(
 
     Args:
         name: a key of `ENVS`.
-        map_name: the environment's map, its usual one if none is named.
+        map_name: the environment's map, its usual one if none is named; skirmish also takes the
+            path of a map's file (docs/maps.md).
         seed: with a battle's id it fixes every random draw of the battle.
         env_args: the environment's own settings.
 
@@ -58,6 +60,12 @@ def default_map(name: str) -> str:
     return DEFAULT_MAPS[name]
 
 
+def map_label(map_name: str) -> str:
+    """What a map is called where files and models are named after it: a map file's bare name."""
+    path = Path(map_name)
+    return path.stem if path.suffix == ".json" else map_name
+
+
 def check_task(name: str, map_name: str, env_args: Mapping[str, Any]) -> None:
     """Refuse, without importing torch, what `make_env` would refuse.
 
@@ -67,10 +75,13 @@ def check_task(name: str, map_name: str, env_args: Mapping[str, Any]) -> None:
     if name not in ENVS:
         raise ValueError(f"no environment is called {name!r}{nearest(name, ENVS)}")
     if name == "skirmish":
+        from training.envs.skirmish.formation import place
         from training.envs.skirmish.options import parse_options
         from training.envs.skirmish.scenario import load_scenario
 
-        load_scenario(map_name)
+        scenario = load_scenario(map_name)
+        for spawns in (scenario.allies, scenario.enemies):
+            place(spawns, scenario.terrain)
         parse_options(dict(env_args))
     elif map_name != DEFAULT_MAPS[name]:
         raise ValueError(f"{name} has one map, {DEFAULT_MAPS[name]!r}; got {map_name!r}")

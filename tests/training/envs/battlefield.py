@@ -15,7 +15,7 @@ import torch
 
 from training.envs.skirmish.env import SkirmishEnv
 from training.envs.skirmish.layout import in_agent_order
-from training.envs.skirmish.scenario import Scenario, parse_scenario
+from training.envs.skirmish.scenario import Scenario, UnitType, parse_scenario
 from training.types import Observation, Transition
 
 STOP, NORTH, SOUTH, EAST, WEST, ATTACK = 1, 2, 3, 4, 5, 6
@@ -28,6 +28,7 @@ class Placed(NamedTuple):
 
     x: float
     y: float
+    looks: tuple[float, float] = (1.0, 0.0)
     health: float | None = None
     shield: float | None = None
     cooldown: float = 0.0
@@ -44,8 +45,12 @@ def scenario(
     limit: int = 200,
     terrain: str = "plain",
     to: tuple[float, float] = (16, 16),
+    at: tuple[tuple[float, float], tuple[float, float]] = ((9, 16), (23, 16)),
 ) -> Scenario:
-    """A map of these units (each side of one type, or both sides of the same number of types)."""
+    """A map of these units (each side of one type, or both sides of the same number of types).
+
+    Allies and enemies are created around the points of `at`.
+    """
     ally_types, enemy_types = list(dict.fromkeys(allies)), list(dict.fromkeys(enemies))
     several = max(len(ally_types), len(enemy_types))
 
@@ -59,8 +64,8 @@ def scenario(
         "unit_type_bits": several if several > 1 else 0,
         "ally_types": ally_types,
         "enemy_types": enemy_types,
-        "allies": spawns(allies, [9, 16]),
-        "enemies": spawns(enemies, [23, 16]),
+        "allies": spawns(allies, list(at[0])),
+        "enemies": spawns(enemies, list(at[1])),
         "enemy_order": {"attack_move": [list(to)]},
     }
     return parse_scenario(raw, "by_hand.json")
@@ -71,12 +76,16 @@ def battle(
     enemies: dict[str, list[Placed]],
     n_envs: int = 1,
     limit: int = 200,
+    terrain: str = "plain",
+    seed: int = 5,
     **options: Any,
 ) -> SkirmishEnv:
     """`n_envs` battles of these units, all standing alike; the options are SMAC's."""
     ours, theirs = _listed(allies), _listed(enemies)
-    field = scenario([kind for kind, _ in ours], [kind for kind, _ in theirs], limit)
-    env = SkirmishEnv(field, n_envs, seed=5, **options)
+    kinds = [kind for kind, _ in ours], [kind for kind, _ in theirs]
+    at = tuple((placed.x, placed.y) for _, placed in (ours[0], theirs[0]))
+    field = scenario(*kinds, limit, terrain, at=(at[0], at[1]))
+    env = SkirmishEnv(field, n_envs, seed=seed, **options)
     for unit, (_, placed) in enumerate(ours + theirs):
         put(env, unit, placed)
     return env
@@ -92,6 +101,8 @@ def put(env: SkirmishEnv, unit: int, placed: Placed) -> Observation:
     values: dict[str, float] = {
         "x": _on_grain(placed.x),
         "y": _on_grain(placed.y),
+        "face_x": placed.looks[0],
+        "face_y": placed.looks[1],
         "cooldown": placed.cooldown,
         "shield_wait": placed.shield_wait,
         "goal_x": _on_grain(goal[0]),
@@ -167,6 +178,27 @@ def see(env: SkirmishEnv, what: str) -> npt.NDArray[np.float64]:
 def of(env: SkirmishEnv, what: str, unit: int) -> float:
     """The same of one unit of the first battle."""
     return float(see(env, what)[0, unit])
+
+
+def units(env: SkirmishEnv) -> list[UnitType]:
+    """Allies by agent id, then enemies."""
+    scenario = env.scenario
+    allies = sorted(scenario.ally_units, key=lambda u: scenario.ally_types.index(u.name))
+    return allies + scenario.enemy_units
+
+
+def command(env: SkirmishEnv, *actions: int, loops: int = 1) -> None:
+    """Game loops under these actions, whatever SMAC's masks say of them.
+
+    The game takes orders that SMAC does not offer: an attack or a heal from further than 6.
+    """
+    for _ in range(loops):
+        orders = torch.tensor([actions] * env.n_envs, device=env.device).T
+        world = env._give_orders(env._world, orders)
+        for loop in range(env.options.step_mul):
+            now = env._steps * env.options.step_mul + loop
+            world = env._tick(world, env.tables, env._keys, now)
+        env._world, env._steps = world, env._steps + 1
 
 
 def act(env: SkirmishEnv, *actions: int) -> Transition:

@@ -10,6 +10,8 @@ and a stalker's weapon reaches a zealot at 6 + 0.625 + 0.5 = 7.125.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -140,6 +142,24 @@ def test_an_enemy_turns_on_who_hits_it_from_beyond_its_scan_range() -> None:
     assert x[2] == 16  # its friend at 4.125 walks on
 
 
+def test_who_was_ordered_nothing_turns_on_who_hits_it_too() -> None:
+    hit = Placed(16, 10, cooldown=NEVER)
+    env = battle({"stalker": [Placed(9.375, 12)]}, {"zealot": [hit]}, heuristic_ai=True)
+    alter(env, 1, order=0)
+    for _ in range(2):
+        act(env, ATTACK)
+    assert of(env, "x", 1) < 16 - 0.5
+
+
+def test_a_medivac_among_them_does_not_make_enemies_see_further() -> None:
+    enemies = {"marine": [Placed(10, 16)], "medivac": [Placed(12, 20)]}
+    env = battle({"marine": [Placed(16, 16)], "marauder": [FAR]}, enemies)
+    for _ in range(3):
+        act(env, STOP, STOP)
+    assert of(env, "x", 2) == 10
+    assert of(env, "health", 0) == 45
+
+
 def test_the_heuristic_attacks_the_nearest_anywhere_until_it_dies() -> None:
     enemies = [Placed(20, 16, cooldown=NEVER), Placed(26, 16, cooldown=NEVER)]
     env = battle({"marine": [Placed(3, 16)]}, {"marine": enemies}, heuristic_ai=True)
@@ -180,14 +200,14 @@ def test_the_resting_heuristic_steps_along_the_longer_axis(
 ) -> None:
     enemy = Placed(16 + at[0], 16 + at[1], cooldown=NEVER)
     agent = Placed(16, 16)
-    options = {"heuristic_ai": True, "heuristic_rest": True}
+    options: dict[str, Any] = {"heuristic_ai": True, "heuristic_rest": True}
     env = battle({"marine": [agent]}, {"marine": [enemy]}, **options)
     act(env, STOP)
     assert (of(env, "x", 0) - 16, of(env, "y", 0) - 16) == (1.125 * way[0], 1.125 * way[1])
 
 
 def test_the_resting_heuristic_attacks_what_is_available() -> None:
-    options = {"heuristic_ai": True, "heuristic_rest": True}
+    options: dict[str, Any] = {"heuristic_ai": True, "heuristic_rest": True}
     enemy = Placed(21, 16, cooldown=NEVER)
     env = battle({"marine": [Placed(16, 16)]}, {"marine": [enemy]}, **options)
     act(env, EAST)

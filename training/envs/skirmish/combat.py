@@ -23,6 +23,7 @@ from training.envs.skirmish.world import (
 )
 
 SHIELD_DELAY = 160.0  # game loops without damage before shields regenerate
+TURN_COSINE, TURN_SINE = 0.4617486, 0.8870108  # of 62.5 degrees, the turn of one game loop
 MIN_DAMAGE = 0.5  # of a hit on health, whatever the armor
 
 
@@ -51,19 +52,22 @@ class Loss(NamedTuple):
 def swing(world: World, tables: Tables, line: Aim, jitter: Tensor) -> tuple[World, Hits]:
     """Begin, continue or abort swings; what reaches its damage point strikes or is launched.
 
-    Turning to face the target takes no time. A swing that is aborted before its damage point
-    costs no cooldown.
+    Who has its target in range turns to face it, and swings once it does. What is left of a loop
+    when the cooldown has run out counts for the next one. A swing that is aborted before its
+    damage point costs no cooldown.
     """
     alive = world.health > 0
     armed = alive & (world.target >= 0) & tables.armed
     swinging = world.windup >= 0
     goes_on = swinging & armed & (line.beyond <= tables.slop)
     aims = armed & (line.beyond <= 0)
-    begins = aims & ~swinging & (world.cooldown == 0)
+    gap = line.distance.clamp_min(1 / GRAIN)
+    face_x, face_y, faces = _turned(world, tables, line.dx / gap, line.dy / gap)
+    begins = aims & ~swinging & faces & (world.cooldown <= 0)
     windup = torch.where(begins, tables.damage_point, world.windup - 1)
     windup = windup.masked_fill(~(goes_on | begins), -1.0)
     strikes = windup == 0
-    cooldown = torch.where(begins, tables.period + jitter, world.cooldown)
+    cooldown = world.cooldown + begins * (tables.period + jitter)
 
     arrives = (world.pending == 1) & (alive | tables.missile)
     edge_distance = (line.beyond + tables.weapon_range).clamp_min(0)
@@ -79,12 +83,28 @@ def swing(world: World, tables: Tables, line: Aim, jitter: Tensor) -> tuple[Worl
     )
     world = replace(
         world,
+        face_x=torch.where(aims, face_x, world.face_x),
+        face_y=torch.where(aims, face_y, world.face_y),
         windup=windup.masked_fill(strikes, -1.0),
+        recovery=torch.where(strikes, tables.backswing, (world.recovery - 1).clamp_min(0)),
         cooldown=cooldown.masked_fill(swinging & ~goes_on, 0.0),
         pending=torch.where(launches, delay, (world.pending - 1).clamp_min(0)),
         pending_target=torch.where(launches, world.target, world.pending_target),
     )
     return world, hits
+
+
+def _turned(
+    world: World, tables: Tables, way_x: Tensor, way_y: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The facing after a loop of turning toward a way (a unit vector), and whether one can fire."""
+    along = world.face_x * way_x + world.face_y * way_y
+    across = world.face_x * way_y - world.face_y * way_x
+    faces = along >= TURN_COSINE
+    sine = torch.where(across < 0, -TURN_SINE, TURN_SINE)
+    face_x = torch.where(faces, way_x, world.face_x * TURN_COSINE - world.face_y * sine)
+    face_y = torch.where(faces, way_y, world.face_x * sine + world.face_y * TURN_COSINE)
+    return face_x, face_y, faces | (face_x * way_x + face_y * way_y >= tables.arc_cosine)
 
 
 def _flight(tables: Tables, edge_distance: Tensor) -> Tensor:
@@ -104,7 +124,9 @@ def apply_hits(
     Args:
         allies_first: [B] bool.
     """
-    struck = hits.struck & (hits.target >= 0) & (of_target(world.health, hits.target) > 0)
+    # A line that has been fired burns where its target stood, also if that has died since.
+    lives = (of_target(world.health, hits.target) > 0) | tables.sweeps
+    struck = hits.struck & (hits.target >= 0) & lives
     late = torch.where(tables.index < tables.n_allies, ~allies_first, allies_first)
     dies = _losses(world, tables, hits, struck).health >= world.health
     loss = _losses(world, tables, hits, struck & (hits.homing | ~(dies & late)))

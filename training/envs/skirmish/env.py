@@ -31,6 +31,7 @@ from training.envs.skirmish.world import (
     STOP,
     World,
     build_tables,
+    of_target,
     on_grain,
     root,
     spawn_positions,
@@ -38,7 +39,7 @@ from training.envs.skirmish.world import (
 from training.types import EnvInfo, Observation, Transition
 
 HEAD_START = 1  # game loops the enemies have walked before the first observation
-_GOAL_DRAW = 1 << 20  # a counter that no game loop reaches
+_GOAL_DRAW, _FACING_DRAW = 1 << 20, (1 << 20) + 1  # counters that no game loop reaches
 
 
 class Outcome(NamedTuple):
@@ -109,6 +110,9 @@ class SkirmishEnv:
             continuing_episode=self.options.continuing_episode,
             layout_sha256=layout.sha256,
         )
+        angles = torch.arange(256, dtype=torch.float64) * (2 * torch.pi / 256)
+        compass = torch.stack((angles.cos(), angles.sin()), 1)
+        self._compass = compass.to(self.device, torch.float32)
         self._compile(compile)
         self._next_battle = 0
         self._spawn = self._spawn_world()
@@ -169,16 +173,22 @@ class SkirmishEnv:
         orders = torch.full_like(nobody, STOP)
         if self.scenario.attack_move or self.scenario.pursues:
             orders[self._n :] = ATTACK_MOVE
+        if self.options.enemy_healers == "stay":
+            for healer in tables.healers:
+                orders[healer.unit] = STOP
         x, y = places[:, :1].expand(shape).clone(), places[:, 1:].expand(shape).clone()
         return World(
             x=on_grain(x),
             y=on_grain(y),
+            face_x=zeros + 1,
+            face_y=zeros,
             health=tables.health.expand(shape).clone(),
             shield=tables.shield.expand(shape).clone(),
             shield_wait=zeros,
             energy=tables.energy_at_start.expand(shape).clone(),
             cooldown=zeros,
             windup=zeros - 1,
+            recovery=zeros,
             order=orders,
             target=nobody,
             engaged=torch.zeros(shape, dtype=torch.bool, device=self.device),
@@ -193,15 +203,28 @@ class SkirmishEnv:
     def _begun(self, mask: Tensor, world: World, others: World, keys: Tensor) -> World:
         """The battles of `mask` as they begin: the enemies have their order and are on their way.
 
+        Who is not under way looks anywhere.
         A group's order leads each of its units to the point plus its place in the group.
         """
         goal_x, goal_y = self._goals(world, keys)
         dx, dy = goal_x - world.x, goal_y - world.y
         norm = root(dx * dx + dy * dy).clamp_min(1e-6)
-        walked = self.tables.speed * HEAD_START
+        pace = torch.where(norm > 1e-6, self.tables.acceleration * HEAD_START, 0.0)
+        walked = torch.where(pace > 0, pace, self.tables.speed * HEAD_START)
         x = world.x + whole_grains(dx / norm * walked)
         y = world.y + whole_grains(dy / norm * walked)
-        return replace(world, goal_x=goal_x, goal_y=goal_y, x=x, y=y).where(mask, others)
+        looks = self._compass[rng.draw(keys, _FACING_DRAW, self.tables.index) % len(self._compass)]
+        begun = replace(
+            world,
+            x=x,
+            y=y,
+            face_x=torch.where(norm > 1e-6, dx / norm, looks[..., 0]),
+            face_y=torch.where(norm > 1e-6, dy / norm, looks[..., 1]),
+            goal_x=goal_x,
+            goal_y=goal_y,
+            pace=pace,
+        )
+        return begun.where(mask, others)
 
     def _goals(self, world: World, keys: Tensor) -> tuple[Tensor, Tensor]:
         """Where everybody is ordered to; those without a point: where they are."""
@@ -210,13 +233,13 @@ class SkirmishEnv:
             return world.goal_x, world.goal_y
         (x0, y0), (x1, y1) = ends[0], ends[-1]
         along = rng.unit_interval(rng.draw(keys, _GOAL_DRAW) >> 8, 24)
-        enemy = self.tables.index >= self._n
+        sent = world.order == ATTACK_MOVE
         to_x, to_y = x0 + (x1 - x0) * along, y0 + (y1 - y0) * along
         goal_x = to_x + world.x - world.x[self._n :].mean(0)
         goal_y = to_y + world.y - world.y[self._n :].mean(0)
         holds = on_ground(self.tables, goal_x, goal_y)
         goal_x, goal_y = torch.where(holds, goal_x, to_x), torch.where(holds, goal_y, to_y)
-        return torch.where(enemy, goal_x, world.goal_x), torch.where(enemy, goal_y, world.goal_y)
+        return torch.where(sent, goal_x, world.goal_x), torch.where(sent, goal_y, world.goal_y)
 
     # ------------------------------------------------------------------- step
 
@@ -284,7 +307,8 @@ class SkirmishEnv:
         """Turn actions [n, E] into orders; an attack on the same target goes on undisturbed.
 
         What the game refuses, it does as if nothing had been said: an attack on somebody whom the
-        weapon cannot hit, or no-op for a living unit (SMAC's heuristic for an idle medivac).
+        weapon cannot hit, healing somebody unhurt, or no-op for a living unit (SMAC's heuristic
+        for an idle medivac).
         """
         n = self._n
         alive = world.health[:n] > 0
@@ -293,7 +317,9 @@ class SkirmishEnv:
         moves = (actions > STOP_ACTION) & ~targeted
         aimed_at = torch.where(heals, 0, n) + actions - N_NON_ATTACK
         pair = self.tables.index[:n] * self.tables.n_units + aimed_at.clamp_min(0)
-        refused = (actions == NO_OP) | (targeted & ~heals & ~self.tables.can_hit[pair])
+        well = of_target(world.health, aimed_at) >= of_target(self.tables.health, aimed_at)
+        refused = (actions == NO_OP) | (heals & well)
+        refused = refused | (targeted & ~heals & ~self.tables.can_hit[pair])
         obeys = alive & ~refused
         target = torch.where(targeted, aimed_at, NOBODY)
         target = torch.where(obeys, target, world.target[:n])

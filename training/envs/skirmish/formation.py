@@ -18,10 +18,10 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from training.envs.skirmish.scenario import MAP_SIZE, Spawn, Terrain, UnitType
+from training.envs.skirmish.scenario import MAP_SIZE, ScenarioError, Spawn, Terrain, UnitType
 
 REACH = 10  # lattice steps from the point that are searched
-CONTACT = 252 / 4096  # how much deeper than their radii touching units lie in each other
+CONTACT = 252 / 4096  # how deep touching units lie in each other, by their radii
 SLIDE = 1 / 1024  # length of the steps in which a unit slides
 COMPASS = [(math.cos(a), math.sin(a)) for a in np.arange(8) * math.pi / 4]
 
@@ -29,13 +29,23 @@ Placed = list[tuple[UnitType, npt.NDArray[np.float64]]]
 
 
 def place(spawns: tuple[Spawn, ...], terrain: Terrain) -> npt.NDArray[np.float32]:
-    """Positions [n, 2] of all units of one team, in the order of their creation."""
+    """Positions [n, 2] of all units of one team, in the order of their creation.
+
+    Raises:
+        ScenarioError: there is no room for all of them.
+    """
     placed: Placed = []
     for spawn in spawns:
         candidates = np.asarray(spawn.at) + _lattice() * 2 * spawn.unit.radius
         candidates = candidates[_has_ground(candidates, spawn, terrain)]
         for _ in range(spawn.count):
-            at = candidates[_is_free(candidates, spawn.unit, placed)][0]
+            free = candidates[_is_free(candidates, spawn.unit, placed)]
+            if not len(free):
+                raise ScenarioError(
+                    f"no room for {spawn.unit.name} number {len(placed) + 1} of its side around "
+                    "its point; create them at several points"
+                )
+            at = free[0]
             if np.abs(at - spawn.at).max() <= 2 * spawn.unit.radius:  # of the first ring
                 at = _slide(at, np.asarray(spawn.at), spawn.unit, placed)
             placed.append((spawn.unit, at))

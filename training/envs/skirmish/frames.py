@@ -201,7 +201,7 @@ class Recorder:
             end=self._outcome(transition),
             x=_numbers(world.x),
             y=_numbers(world.y),
-            face=_degrees(world, last),
+            face=_degrees(world),
             hp=_numbers(world.health),
             sh=_numbers(world.shield),
             en=_numbers(world.energy),
@@ -258,18 +258,8 @@ def _numbers(values: Tensor) -> list[float]:
     return [round(value, 4) for value in values.flatten().tolist()]
 
 
-def _degrees(world: World, last: Frame | None) -> list[int]:
-    """The simulator's units have no front: they look at their target, else where they have gone."""
-    x, y, target = world.x[:, 0], world.y[:, 0], world.target[:, 0]
-    aims = target != NOBODY
-    to_x = torch.where(aims, x[target.clamp_min(0)] - x, x - x.new_tensor(last.x if last else 0.0))
-    to_y = torch.where(aims, y[target.clamp_min(0)] - y, y - y.new_tensor(last.y if last else 0.0))
-    if last is None:
-        to_x, to_y = torch.where(aims, to_x, 16.0 - x), torch.where(aims, to_y, 16.0 - y)
-    angle = torch.rad2deg(torch.atan2(to_y, to_x))
-    still = (to_x == 0) & (to_y == 0)
-    if last is not None:
-        angle = torch.where(still, angle.new_tensor(last.face), angle)
+def _degrees(world: World) -> list[int]:
+    angle = torch.rad2deg(torch.atan2(world.face_y, world.face_x))[:, 0]
     return [round(value) % 360 for value in angle.tolist()]
 
 

@@ -70,7 +70,7 @@ def _pass_time(world: World, tables: Tables) -> World:
         world = replace(world, health=torch.where(world.health > 0, grown, 0.0))
     if tables.healers:
         world = replace(world, energy=(world.energy + tables.energy_regen).minimum(tables.energy))
-    return replace(world, cooldown=(world.cooldown - 1).clamp_min(0))
+    return replace(world, cooldown=torch.where(world.cooldown > 0, world.cooldown - 1, 0.0))
 
 
 def _forget_the_dead(world: World) -> tuple[World, Tensor]:

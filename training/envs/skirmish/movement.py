@@ -11,6 +11,7 @@ from training.envs.skirmish.paths import CELLS, DIRECT
 from training.envs.skirmish.scenario import MAP_SIZE
 from training.envs.skirmish.world import (
     GRAIN,
+    MOVE,
     STOP,
     TURNS,
     Aim,
@@ -29,9 +30,8 @@ NUDGE = 1 / 64  # walked beyond the edge of weapon range, so that rounding never
 def move(world: World, tables: Tables, near: Pairs, line: Aim) -> World:
     """Who is under way takes a step, units that overlap then are pushed apart, and walls hold.
 
-    Who swings or has its target in weapon range stands. Movers yield to those who stand and
-    share the push among themselves; enemies block each other as friends do. Turning takes no
-    time.
+    Who swings or has its target in weapon range stands, and after a blow does not go after
+    anybody for a while. Turning takes no time. Where units run into each other see `push_apart`.
     """
     chases = world.target >= 0
     to_x = torch.where(chases, line.dx, world.goal_x - world.x)
@@ -40,21 +40,26 @@ def move(world: World, tables: Tables, near: Pairs, line: Aim) -> World:
     length = root(squared)
     remaining = torch.where(chases, line.beyond + NUDGE, length)
     has_way = torch.where(chases, line.beyond > 0, (world.order != STOP) & (squared > 0))
-    walks = (world.health > 0) & (world.windup < 0) & has_way
+    recovers = (world.recovery > 0) & (world.order != MOVE)
+    walks = (world.health > 0) & (world.windup < 0) & ~recovers & has_way & (tables.speed > 0)
+    fights = chases & ~walks
     norm = length.clamp_min(1 / GRAIN)
     to_x, to_y = _round_walls(world, tables, to_x / norm, to_y / norm, length)
-    cosine, sine, side, blocked = _free_turn(world, tables, near, walks, to_x, to_y)
+    cosine, sine, side, blocked = _free_turn(world, tables, near, walks, fights, to_x, to_y)
     goes = walks & ~blocked
     pace, speed = world.pace, tables.speed
     if tables.accelerates:
         pace = torch.minimum(pace + tables.acceleration, speed).masked_fill(~goes, 0.0)
         speed = torch.where(tables.acceleration > 0, pace, speed)
     step = torch.minimum(speed, remaining).masked_fill(~goes, 0.0)
-    x = world.x + whole_grains((to_x * cosine - to_y * sine) * step)
-    y = world.y + whole_grains((to_x * sine + to_y * cosine) * step)
-    x, y = push_apart(world, tables, walks, x, y)
+    way_x, way_y = to_x * cosine - to_y * sine, to_x * sine + to_y * cosine
+    x = world.x + whole_grains(way_x * step)
+    y = world.y + whole_grains(way_y * step)
+    x, y = push_apart(world, tables, walks, fights, x, y)
     x, y = _stay_on_ground(world, tables, x, y)
-    return replace(world, x=x, y=y, pace=pace, side=side)
+    face_x = torch.where(goes, way_x, world.face_x)
+    face_y = torch.where(goes, way_y, world.face_y)
+    return replace(world, x=x, y=y, face_x=face_x, face_y=face_y, pace=pace, side=side)
 
 
 def whole_grains(length: Tensor) -> Tensor:
@@ -68,7 +73,7 @@ def whole_grains(length: Tensor) -> Tensor:
 def _round_walls(
     world: World, tables: Tables, to_x: Tensor, to_y: Tensor, length: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The way (a unit vector): to a corner for who goes on foot and would leave the ground."""
+    """The way, a unit vector: on foot to a corner where the straight one leaves the ground."""
     if tables.route is None:
         return to_x, to_y
     here = _cell(world.x, world.y)
@@ -87,9 +92,17 @@ def _cell(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _free_turn(
-    world: World, tables: Tables, near: Pairs, walks: Tensor, to_x: Tensor, to_y: Tensor
+    world: World,
+    tables: Tables,
+    near: Pairs,
+    walks: Tensor,
+    fights: Tensor,
+    to_x: Tensor,
+    to_y: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The least turn off a way (a unit vector) that does not run into somebody standing close by.
+
+    Friends who stand idle make room, and are not walked round.
 
     A heading runs into a circle of radius c at distance d if the circle's centre lies within
     asin(c / d) of it, that is if the centre's component along the heading exceeds
@@ -98,8 +111,10 @@ def _free_turn(
     blocked; [N, B].
     """
     stands = 1.0 - walks.to(to_x.dtype)
+    idle = stands - fights.to(to_x.dtype)
+    blocks = stands[None] - idle[None] * tables.same_side
     target = world.target.to(to_x.dtype)
-    free = (near.squared >= tables.notice * stands[None]) | (tables.number[None] == target[:, None])
+    free = (near.squared >= tables.notice * blocks) | (tables.number[None] == target[:, None])
     tangent = (near.squared - tables.clearance * tables.clearance).clamp_min(0)
     tangent = tangent.masked_fill(free, torch.inf)
     ahead = near.dx * to_x[:, None] + near.dy * to_y[:, None]
@@ -122,18 +137,30 @@ def _free_turn(
 
 
 def push_apart(
-    world: World, tables: Tables, walks: Tensor, x: Tensor, y: Tensor
+    world: World, tables: Tables, walks: Tensor, fights: Tensor, x: Tensor, y: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Move units that overlap away from each other; who stands makes room for who stands only."""
+    """Move units that overlap away from each other.
+
+    Who fights does not give way to others, who stands idle gives way to friends that walk into
+    it, and not to enemies; those who are alike share the way. (Seen in replays of the real game:
+    attackers are not pushed, idle friends are pushed by the whole step.)
+    """
     near = pairs(world.health, x, y, tables)
-    yields = walks.to(x.dtype) * 0.5
-    share = (0.5 + yields[:, None]) - yields[None]
+    walking, fighting = walks.to(x.dtype), fights.to(x.dtype)
+    # How easily somebody gives way: to friends 0 fighting, 1 walking, 2 idle; to enemies 1 if
+    # walking, else 0.
+    to_friends, to_enemies = 2.0 - walking - 2.0 * fighting, walking
+    ease = to_enemies[:, None] + tables.same_side * (to_friends - to_enemies)[:, None]
+    others = to_enemies[None] + tables.same_side * (to_friends - to_enemies)[None]
+    share = (0.5 + 0.5 * (ease - others)).clamp(0.0, 1.0)
     # Clearance over distance, less 1: the overlap in units of the distance.
     overlap = tables.clearance * torch.rsqrt(near.squared.clamp_min(GRAIN**-2)) - 1.0
     push = overlap.clamp_min(0.0) * share
     # The tiny `apart` tells two units on the very same spot which way to go.
-    x = x - on_grain(push * (near.dx + tables.apart)).sum(1)
-    return x, y - on_grain(push * near.dy).sum(1)
+    push_x = on_grain(push * (near.dx + tables.apart)).sum(1)
+    push_y = on_grain(push * near.dy).sum(1)
+    mobile = tables.speed > 0
+    return x - push_x * mobile, y - push_y * mobile
 
 
 def _stay_on_ground(world: World, tables: Tables, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from training.envs.skirmish.world import (
-    ATTACK_MOVE,
     EVERYWHERE,
     HEAL,
     NOBODY,
@@ -48,15 +47,15 @@ def acquire_targets(world: World, tables: Tables, near: Pairs, looks: Tensor) ->
     has_target = target >= 0
     keeps = has_target & (~world.engaged[n:] | in_range | (world.windup[n:] >= 0))
     score = root(near.squared[n:, :n]) - tables.scan
-    for healer in tables.healers:
-        if healer.unit < n:
-            last = (tables.index[:n] == healer.unit) & ~_heals(world, healer, beyond)
-            score = torch.where(score <= 0, score + EVERYWHERE * last, 2 * EVERYWHERE)
+    healers = [healer for healer in tables.healers if healer.unit < n]
+    for healer in healers:
+        last = (tables.index[:n] == healer.unit) & ~_heals(world, healer, beyond)
+        score = torch.where(score <= 0, score + EVERYWHERE * last, 2 * EVERYWHERE)
     nearest = score.amin(1)
     # Two reductions that run over whole rows of battles; `min` with its index does not.
     is_nearest = score == nearest[:, None]
     who = n - (is_nearest * (n - tables.number[None, :n])).amax(1).to(torch.int64)
-    found = nearest <= (EVERYWHERE if tables.healers else 0.0)
+    found = nearest <= (EVERYWHERE if healers else 0.0)
     takes = (looks[n:] | has_target) & ~keeps & found & (world.health[n:] > 0) & tables.armed[n:]
     # Pursuers stay with their target wherever it goes.
     engaged = has_target & (world.engaged[n:] | in_range) & ~takes & (not tables.pursues)
@@ -120,7 +119,7 @@ def respond_to_attacks(world: World, tables: Tables, near: Pairs, attacker: Tens
     n = tables.n_allies
     far = near.squared[n:, n:] > HELP_RADIUS**2
     heard = attacker[None, n:].masked_fill(far, NOBODY).amax(1)
-    free = (world.target[n:] < 0) & (world.order[n:] == ATTACK_MOVE)
+    free = world.target[n:] < 0
     hits_back = tables.can_hit.view(tables.n_units, -1)[n:].gather(1, heard.clamp_min(0))
     free = free & tables.armed[n:] & hits_back & (world.health[n:] > 0)
     target = torch.where(free, heard, world.target[n:])

@@ -63,7 +63,7 @@ class SkirmishOptions:
     """Which enemy is enemy 0, 1, ..., which SMAC leaves to the game: as the map creates them,
     shuffled in every battle, or sorted by unit type, x and y at the beginning, as SMAC sorts the
     agents."""
-    enemy_healers: EnemyHealers = "follow"
+    enemy_healers: EnemyHealers = "scan_move"
     """What an enemy medivac makes of the order to attack, which is not known: it keeps to its army,
     moves to the order's point by itself, or stays; healing whom it finds hurt in each case."""
 

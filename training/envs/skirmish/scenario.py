@@ -1,7 +1,7 @@
 """Units, weapons, terrain and maps: data files in, checked when read, as plain records.
 
 The numbers are facts of the game (Wings of Liberty data) and of SMAC's maps; the files say where
-they come from. A new map is one more file in `data/maps`.
+they come from. A new map is one more file, in `data/maps` or anywhere (docs/maps.md).
 """
 
 from __future__ import annotations
@@ -50,6 +50,10 @@ class Weapon:
     """How far the target may drift beyond `range` once the swing has begun."""
     damage_point: int
     """Game loops from the start of the swing to the damage or the missile."""
+    arc: float
+    """Degrees within which the target must lie to be fired at; 0 for what faces its target."""
+    backswing: int
+    """Game loops after the damage point in which an attacker does not walk after a target."""
     targets: frozenset[str]
     """Planes it can hit: ground, air."""
     delivery: Delivery
@@ -177,19 +181,25 @@ def map_names() -> list[str]:
 
 
 def load_scenario(name: str) -> Scenario:
-    """Read and check the map of this name.
+    """Read and check the map of this name, or the one in the file at this path ("my/map.json").
 
     Raises:
-        ScenarioError: no such map (the nearest names are given), or its file breaks a rule.
+        ScenarioError: no such map (the nearest names are given) or file, or it breaks a rule.
     """
-    names = map_names()
-    if name not in names:
-        near = get_close_matches(name, names, n=3)
-        hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(names)}"
-        raise ScenarioError(f"unknown map {name!r}; {hint}")
-    scenario = parse_scenario(_read(DATA / "maps" / f"{name}.json"), f"{name}.json")
-    if scenario.name != name:
-        raise ScenarioError(f"{name}.json: name is {scenario.name!r}, which must be the file's")
+    path = Path(name)
+    if path.suffix == ".json":
+        if not path.is_file():
+            raise ScenarioError(f"{name}: no map file is there")
+    else:
+        names = map_names()
+        if name not in names:
+            near = get_close_matches(name, names, n=3)
+            hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(names)}"
+            raise ScenarioError(f"unknown map {name!r}; {hint}")
+        path = DATA / "maps" / f"{name}.json"
+    scenario = parse_scenario(_read(path), path.name)
+    if scenario.name != path.stem:
+        raise ScenarioError(f"{path.name}: name is {scenario.name!r}, which must be the file's")
     return scenario
 
 
@@ -205,9 +215,6 @@ def parse_scenario(raw: Mapping[str, Any], source: str) -> Scenario:
     fields = _Fields(raw, source)
     allies = tuple(_spawn(entry, f"{source}: allies") for entry in fields.take("allies", list))
     enemies = tuple(_spawn(entry, f"{source}: enemies") for entry in fields.take("enemies", list))
-    terrain = fields.take("terrain", str)
-    if terrain not in _terrains():
-        raise ScenarioError(f"{source}: unknown terrain {terrain!r}; have {sorted(_terrains())}")
     order = _Fields(fields.take("enemy_order", dict), f"{source}: enemy_order")
     to = order.take("attack_move", list, default=[])
     points = tuple(_point(point, f"{source}: enemy_order") for point in to)
@@ -216,9 +223,9 @@ def parse_scenario(raw: Mapping[str, Any], source: str) -> Scenario:
     if pursues not in ("allies", "nobody") or (points and pursues == "allies"):
         raise ScenarioError(f"{source}: enemy_order is attack_move, or pursue: allies, or empty")
     scenario = Scenario(
-        name=fields.take("name", str),
+        name=fields.take("name", str, default=Path(source).stem),
         episode_limit=fields.take("episode_limit", int),
-        terrain=_terrains()[terrain],
+        terrain=_ground_of(fields, source),
         unit_type_bits=fields.take("unit_type_bits", int),
         ally_types=tuple(map(str, fields.take("ally_types", list))),
         enemy_types=tuple(map(str, fields.take("enemy_types", list))),
@@ -347,6 +354,8 @@ def _weapon(raw: Any, source: str) -> Weapon:
         range=fields.number("range"),
         range_slop=fields.number("range_slop"),
         damage_point=round(fields.number("damage_point") * LOOPS_PER_SECOND),
+        arc=fields.number("arc", default=0),
+        backswing=round(fields.number("backswing", default=0.5) * LOOPS_PER_SECOND),
         targets=fields.words("targets", PLANES),
         delivery=cast(Delivery, kind),
         missile_speed=delivery.number("speed", above=0) / LOOPS_PER_SECOND if missile else 0.0,
@@ -387,14 +396,30 @@ GROUND = {
 @cache
 def _terrains() -> dict[str, Terrain]:
     raw = _read(DATA / "terrain.json")["terrains"]
-    for name, rows in raw.items():
-        if len(rows) != MAP_SIZE or any(len(r) != MAP_SIZE or set(r) - set(GROUND) for r in rows):
-            known = "".join(GROUND)
-            raise ScenarioError(f"terrain.json: {name} must be 32 rows of 32 characters of {known}")
-    return {name: _terrain(rows) for name, rows in raw.items()}
+    return {name: _terrain(rows, f"terrain.json: {name}") for name, rows in raw.items()}
 
 
-def _terrain(rows: list[str]) -> Terrain:
+def _ground_of(fields: _Fields, source: str) -> Terrain:
+    """A map's terrain: one of terrain.json by its name, or drawn in the map's own file."""
+    terrain = fields.take("terrain", object)
+    if isinstance(terrain, str):
+        if terrain not in _terrains():
+            raise ScenarioError(
+                f"{source}: unknown terrain {terrain!r}; have {sorted(_terrains())}"
+            )
+        return _terrains()[terrain]
+    drawn = _Fields(terrain, f"{source}: terrain")
+    rows = drawn.take("rows", list)
+    drawn.end()
+    return _terrain(rows, f"{source}: terrain")
+
+
+def _terrain(rows: list[Any], source: str) -> Terrain:
+    """From 32 rows of 32 characters of `GROUND`; the first row is y = 0."""
+    fits = [isinstance(r, str) and len(r) == MAP_SIZE and not set(r) - set(GROUND) for r in rows]
+    if len(rows) != MAP_SIZE or not all(fits):
+        known = "".join(GROUND)
+        raise ScenarioError(f"{source} must be 32 rows of 32 characters of {known}")
     cells = [[GROUND[cell] for cell in row] for row in rows]
     level = np.array([[level for level, _ in row] for row in cells], dtype=np.float32).T
     return Terrain(np.array([[pathable for _, pathable in row] for row in cells]).T, level)

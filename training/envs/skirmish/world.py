@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from training.envs.skirmish.formation import place
+from training.envs.skirmish.formation import CONTACT, place
 from training.envs.skirmish.options import EnemyHealers
 from training.envs.skirmish.paths import routes
 from training.envs.skirmish.scenario import (
@@ -37,7 +37,6 @@ from training.envs.skirmish.scenario import (
 STOP, MOVE, ATTACK, ATTACK_MOVE, HEAL = 0, 1, 2, 3, 4  # orders
 NOBODY = -1
 
-CONTACT = 252 / 4096  # bodies lie this deep in each other without being pushed apart
 EVERYWHERE = 100.0  # further than any two points of a map lie apart
 UNARMED = Weapon(
     damage=0.0,
@@ -46,6 +45,8 @@ UNARMED = Weapon(
     range=0.0,
     range_slop=0.0,
     damage_point=0,
+    arc=0.0,
+    backswing=0,
     targets=frozenset(),
     delivery="instant",
     missile_speed=0.0,
@@ -73,6 +74,9 @@ class World:
     x: Tensor
     """[N, B] float32, multiples of 1/4096."""
     y: Tensor
+    face_x: Tensor
+    """[N, B] float32, with face_y a unit vector: where the unit looks."""
+    face_y: Tensor
     health: Tensor
     """[N, B] float32; 0 is dead, and position and shield then keep their last values."""
     shield: Tensor
@@ -84,6 +88,8 @@ class World:
     """[N, B] float32, game loops before the next swing may begin."""
     windup: Tensor
     """[N, B] float32, game loops to the damage point; -1 when not swinging."""
+    recovery: Tensor
+    """[N, B] float32, game loops in which it still does not walk after a target."""
     order: Tensor
     """[N, B] int64, one of STOP, MOVE, ATTACK, ATTACK_MOVE, HEAL."""
     target: Tensor
@@ -147,6 +153,9 @@ class Tables:
     """[N * N] bool, by attacker and target."""
     armed: Tensor
     """[N, 1] bool."""
+    arc_cosine: Tensor
+    """Cosine of the angle off its facing at which a unit still fires; 2 for who must face its
+    target."""
     scan: Tensor
     """[k, n, 1] centre distance within which an enemy looks for targets, by enemy and ally;
     negative for whom it cannot hit."""
@@ -156,6 +165,8 @@ class Tables:
     notice: Tensor
     """[N, N, 1] squared centre distance within which somebody standing is walked round; 0 for
     who can stand in each other."""
+    same_side: Tensor
+    """[N, N, 1] float32: 1 for units of one side."""
     separation: Tensor
     turn_cost: Tensor
     """[1 + 2 * len(TURNS), 1, 1] degrees of each turn; straight on, then left and right in turn."""
@@ -169,6 +180,7 @@ class Tables:
     """[N * N] damage of one hit by attacker and target, bonus included; 0 for lines and bursts."""
     period: Tensor
     damage_point: Tensor
+    backswing: Tensor
     missile: Tensor
     """[N, 1] bool."""
     missile_speed: Tensor
@@ -179,6 +191,8 @@ class Tables:
     """Loops from the damage point to a second or a delayed strike; 0 for weapons without one."""
     strikes_at_once: Tensor
     """[N, 1] bool: something lands at the damage point itself."""
+    sweeps: Tensor
+    """[N, 1] bool: its weapon is a line."""
     apart: Tensor
     """[N, N, 1] tiny, antisymmetric: which way two units on one spot are pushed."""
     grave: Tensor
@@ -287,8 +301,7 @@ def build_tables(
     collide = np.array([[a.collides_with(b) for b in units] for a in units]) & ~np.eye(
         n, dtype=bool
     )
-    separation = np.array([u.separation_radius for u in units], dtype=np.float32)
-    clearance = separation[:, None] + separation[None, :] - CONTACT
+    clearance = edges - CONTACT
     blow = [unit.weapon is not None and unit.weapon.delivery in SINGLE_BLOWS for unit in units]
     damage = [
         [hit_damage(a, b) if single else 0.0 for b in units]
@@ -315,19 +328,23 @@ def build_tables(
         slop=column([w.range_slop for w in weapons]),
         can_hit=torch.as_tensor(can_hit.reshape(-1), device=device),
         armed=flags([u.weapon is not None for u in units]),
+        arc_cosine=column([math.cos(math.radians(w.arc / 2)) if w.arc else 2.0 for w in weapons]),
         scan=table(_scan(scenario, edges, ranges, can_hit)),
         clearance=table(clearance * collide),
         notice=table((clearance + LOOKAHEAD) ** 2 * collide),
+        same_side=table(_same_side(n, n_allies)),
         separation=column([u.separation_radius for u in units]),
         **_turns(device),
         damage=torch.tensor(damage, dtype=torch.float32, device=device).reshape(-1),
         period=column([w.period for w in weapons]),
         damage_point=column([w.damage_point for w in weapons]),
+        backswing=column([w.backswing for w in weapons]),
         missile=flags([w.delivery == "missile" for w in weapons]),
         missile_speed=column([w.missile_speed for w in weapons]),
         melee_range=column([w.melee_range for w in weapons]),
         delay=column([w.delay for w in weapons]),
         strikes_at_once=flags([w.delivery in STRIKES_AT_ONCE for w in weapons]),
+        sweeps=flags([w.delivery == "line" for w in weapons]),
         apart=table(np.sign(np.arange(n)[None] - np.arange(n)[:, None]) / GRAIN),
         grave=column([1000.0 + 100.0 * i for i in range(n)]),
         index=torch.arange(n, device=device)[:, None],
@@ -367,6 +384,11 @@ def _scan(
     if scenario.pursues:
         scan = np.full_like(scan, EVERYWHERE)
     return np.where(can_hit, scan, -1.0)[n:, :n]
+
+
+def _same_side(n: int, n_allies: int) -> npt.NDArray[np.bool_]:
+    ally = np.arange(n) < n_allies
+    return np.equal.outer(ally, ally)
 
 
 def _other_side(unit: int, n_allies: int) -> slice:
