@@ -63,7 +63,7 @@ def test_the_ground_a_stalker_covers() -> None:
     assert of(env, "y", 0) - 16 == 8 * 756 / 4096
 
 
-def test_turning_round_takes_no_time() -> None:
+def test_turning_to_walk_takes_no_time() -> None:
     env = battle({"marine": [Placed(9, 16)]}, {"marine": [FAR]})
     for action, x in ((EAST, 9 + 1.125), (WEST, 9), (EAST, 9 + 1.125)):
         act(env, action)
@@ -340,7 +340,8 @@ def test_another_target_begins_another_swing() -> None:
     for _ in range(3):
         act(env, ATTACK)
     second = losses(env, 2, [ATTACK + 1], 9)
-    assert second == [(5, 14.0)]  # 4 loops to the launch, 1 of flight
+    # 90 degrees are more than one loop's turn of 62.5: the swing begins in the second loop.
+    assert second == [(6, 14.0)]
     assert of(env, "shield", 1) == 80
 
 
@@ -375,7 +376,7 @@ def test_agents_do_not_fire_back_either() -> None:
 
 
 def test_of_two_that_would_kill_each_other_in_one_loop_one_lives() -> None:
-    ours, theirs = Placed(9, 16, health=6), Placed(12, 16, health=6, target=0)
+    ours, theirs = Placed(9, 16, health=6), Placed(12, 16, health=6, looks=(-1, 0), target=0)
     env = battle({"marine": [ours]}, {"marine": [theirs]}, n_envs=64, step_mul=1)
     act(env, ATTACK)
     after = act(env, ATTACK)
@@ -387,7 +388,7 @@ def test_of_two_that_would_kill_each_other_in_one_loop_one_lives() -> None:
 
 def test_missiles_in_flight_kill_both() -> None:
     ours = Placed(9, 16, health=1, shield=0, shield_wait=NEVER)
-    theirs = Placed(14, 16, health=1, shield=0, shield_wait=NEVER, target=0)
+    theirs = Placed(14, 16, health=1, shield=0, shield_wait=NEVER, looks=(-1, 0), target=0)
     env = battle({"stalker": [ours]}, {"stalker": [theirs]})
     act(env, ATTACK)  # both launch in loop 4, and are 3.75 apart: 4 loops of flight
     assert see(env, "health").tolist() == [[0, 0]]
@@ -408,7 +409,7 @@ def test_who_is_spared_by_a_kill_in_the_same_loop_has_its_shot() -> None:
     # All three fire in loop 2: ours[1] at B, B at ours[0], ours[0] at D. Where our side's blows
     # land first, B never shoots, and so ours[0] lives; where theirs do, ours[0] never does.
     ours = [Placed(9, 16, health=1), Placed(9, 18.5)]
-    b = Placed(12, 16, health=1, target=0)
+    b = Placed(12, 16, health=1, looks=(-1, 0), target=0)
     d = Placed(12, 13, cooldown=NEVER)
     env = battle({"marine": ours}, {"marine": [b, d]}, n_envs=128, step_mul=1)
     act(env, ATTACK + 1, ATTACK)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -106,7 +107,7 @@ def test_an_attack_hurts_the_enemy_shown_under_its_number() -> None:
     assert after.observation.state[:, -9:].tolist() == [[0] * 7 + [1, 0]] * 12
 
 
-def uneven(order: str, **options: bool) -> SkirmishEnv:
+def uneven(order: str, **options: Any) -> SkirmishEnv:
     """A battle in which no two enemies are equally far from anybody."""
     ours = {"marine": [Placed(9, 16), Placed(8.5, 18.25), Placed(9, 13.125, health=20)]}
     theirs = {"marine": [Placed(17, 12), Placed(15, 17.5), Placed(18, 20.25), Placed(16, 8.125)]}

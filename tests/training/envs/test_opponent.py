@@ -153,7 +153,7 @@ def test_who_was_ordered_nothing_turns_on_who_hits_it_too() -> None:
 
 def test_a_medivac_among_them_does_not_make_enemies_see_further() -> None:
     enemies = {"marine": [Placed(10, 16)], "medivac": [Placed(12, 20)]}
-    env = battle({"marine": [Placed(16, 16)], "marauder": [FAR]}, enemies)
+    env = battle({"marine": [Placed(16.3, 16)], "marauder": [FAR]}, enemies)
     for _ in range(3):
         act(env, STOP, STOP)
     assert of(env, "x", 2) == 10

@@ -105,10 +105,11 @@ def test_seeds_begin_at_battle_0_and_later_resets_go_on() -> None:
     def states(env: Any, *seeds: int | None) -> list[bytes]:
         return [(env.reset(seed=seed), env.state().tobytes())[1] for seed in seeds]
 
-    first, second, again = states(parallel_env("3m"), 5, None, 5)
+    # The one map where a battle's first observation depends on its draws.
+    first, second, again = states(parallel_env("2m_vs_1z"), 5, None, 5)
     assert first == again
     assert first != second
-    assert states(parallel_env("3m", seed=5), None, None) == [first, second]
+    assert states(parallel_env("2m_vs_1z", seed=5), None, None) == [first, second]
 
 
 def test_copies_play_on() -> None:

@@ -180,7 +180,7 @@ def test_a_defeat_pays_for_what_was_done() -> None:
 
 def test_nobody_wins_when_all_are_dead() -> None:
     ours = Placed(9, 16, health=1, shield=0, shield_wait=NEVER)
-    theirs = Placed(14, 16, health=1, shield=0, shield_wait=NEVER, target=0)
+    theirs = Placed(14, 16, health=1, shield=0, shield_wait=NEVER, looks=(-1, 0), target=0)
     env = battle({"stalker": [ours]}, {"stalker": [theirs]}, step_mul=8)
     after = act(env, ATTACK)  # both missiles are launched in loop 4 and land in loop 8
     assert after.terminated.item()

@@ -20,7 +20,7 @@ from training.envs.skirmish.loop import tick
 from training.envs.skirmish.movement import on_ground, whole_grains
 from training.envs.skirmish.options import SkirmishOptions, parse_options
 from training.envs.skirmish.reward import UNDECIDED, WON, Ending, Reward, max_reward
-from training.envs.skirmish.scenario import Scenario, load_scenario
+from training.envs.skirmish.scenario import Scenario, load_scenario, unit_types
 from training.envs.skirmish.scripted import Scripted
 from training.envs.skirmish.world import (
     ATTACK,
@@ -85,6 +85,8 @@ class SkirmishEnv:
         scenario = load_scenario(map_name) if isinstance(map_name, str) else map_name
         self.options: SkirmishOptions = parse_options(env_args)
         self.n_envs, self.seed, self.device = n_envs, seed, torch.device(device)
+        if self.options.unit_data != "liberty":
+            scenario = scenario.with_units(unit_types(self.options.unit_data))
         self.scenario = scenario
         allies = in_agent_order(scenario)
         units = allies + scenario.enemy_units
@@ -315,8 +317,10 @@ class SkirmishEnv:
         targeted = actions >= N_NON_ATTACK
         heals = targeted & self._heals
         moves = (actions > STOP_ACTION) & ~targeted
-        aimed_at = torch.where(heals, 0, n) + actions - N_NON_ATTACK
-        pair = self.tables.index[:n] * self.tables.n_units + aimed_at.clamp_min(0)
+        # (The actions of battles that are over may be anything.)
+        n_units = self.tables.n_units
+        aimed_at = (torch.where(heals, 0, n) + actions - N_NON_ATTACK).clamp(0, n_units - 1)
+        pair = self.tables.index[:n] * n_units + aimed_at
         well = of_target(world.health, aimed_at) >= of_target(self.tables.health, aimed_at)
         refused = (actions == NO_OP) | (heals & well)
         refused = refused | (targeted & ~heals & ~self.tables.can_hit[pair])

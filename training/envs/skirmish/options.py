@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from typing import Any, Literal, get_args
 
 EnemyHealers = Literal["follow", "scan_move", "stay"]
+UnitData = Literal["liberty", "void_multi"]
 EnemyOrder = Literal["creation", "shuffled", "sorted"]
 # Of the game itself and its window: `StarCraft2Env` takes them, a simulated battle has neither.
 OF_THE_GAME = frozenset(
@@ -63,12 +64,19 @@ class SkirmishOptions:
     """Which enemy is enemy 0, 1, ..., which SMAC leaves to the game: as the map creates them,
     shuffled in every battle, or sorted by unit type, x and y at the beginning, as SMAC sorts the
     agents."""
+    unit_data: UnitData = "liberty"
+    """Whose numbers units have. SMAC's maps name Wings of Liberty's data alone; replays of its
+    battles say that the game had Void's multiplayer data loaded on top ("void_multi")."""
     enemy_healers: EnemyHealers = "scan_move"
-    """What an enemy medivac makes of the order to attack, which is not known: it keeps to its army,
-    moves to the order's point by itself, or stays; healing whom it finds hurt in each case."""
+    """What an enemy medivac makes of the order to attack: it moves to the order's point by itself
+    (as in replays of the real game), keeps to its army, or stays; healing whom it finds hurt."""
 
     def __post_init__(self) -> None:
-        for name, known in (("enemy_order", EnemyOrder), ("enemy_healers", EnemyHealers)):
+        for name, known in (
+            ("enemy_order", EnemyOrder),
+            ("unit_data", UnitData),
+            ("enemy_healers", EnemyHealers),
+        ):
             words, word = get_args(known), getattr(self, name)
             if word not in words:
                 raise OptionError(f"{name} must be one of {', '.join(words)}, not {word!r}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -17,6 +17,8 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
+
+from training.envs.skirmish.options import UnitData
 
 DATA = Path(__file__).parent / "data"
 LOOPS_PER_SECOND = 16  # game loops in one game second ("Normal" speed, in which all data is given)
@@ -166,6 +168,14 @@ class Scenario:
     pursues: bool
     """The enemies' order is to attack the allies themselves, wherever they are."""
 
+    def with_units(self, units: Mapping[str, UnitType]) -> Scenario:
+        """The same map with these unit types, by name."""
+
+        def renewed(spawns: tuple[Spawn, ...]) -> tuple[Spawn, ...]:
+            return tuple(replace(spawn, unit=units[spawn.unit.name]) for spawn in spawns)
+
+        return replace(self, allies=renewed(self.allies), enemies=renewed(self.enemies))
+
     @property
     def ally_units(self) -> list[UnitType]:
         return [spawn.unit for spawn in self.allies for _ in range(spawn.count)]
@@ -287,10 +297,21 @@ def _spawn(raw: Any, source: str) -> Spawn:
 
 
 @cache
-def unit_types() -> dict[str, UnitType]:
-    """Every unit type of `data/units.json`, by name."""
-    raw = _read(DATA / "units.json")
-    return {name: _unit_type(name, entry) for name, entry in raw["units"].items()}
+def unit_types(data: UnitData = "liberty") -> dict[str, UnitType]:
+    """Every unit type, by name: those of `data/units.json`, with what other data changes."""
+    units = _read(DATA / "units.json")["units"]
+    if data != "liberty":
+        changes = _read(DATA / f"units_{data}.json")["units"]
+        units = {name: _changed(entry, changes.get(name, {})) for name, entry in units.items()}
+    return {name: _unit_type(name, entry) for name, entry in units.items()}
+
+
+def _changed(entry: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    nested = {
+        key: _changed(entry[key], value) if isinstance(value, dict) and key != "bonus" else value
+        for key, value in changes.items()
+    }
+    return {**entry, **nested}
 
 
 def _unit_type(name: str, raw: Any) -> UnitType:
