@@ -112,6 +112,26 @@ def test_shields_and_armor_against_each_beam(shield: float, left: tuple[float, f
         assert (of(env, "shield", unit), of(env, "health", unit)) == left
 
 
+def test_two_volleys_in_one_loop_are_four_beams() -> None:
+    # 20 + 20 + 10 on the shield; 10 - 1 and 20 - 1.
+    ours = [Placed(8, 16), Placed(15, 9, looks=(0.0, 1.0))]
+    enemy = Placed(15, 16, shield_wait=NEVER)
+    env = battle({"colossus": ours}, {"zealot": [enemy]}, step_mul=1)
+    command(env, ATTACK, ATTACK, loops=8)
+    assert (of(env, "shield", 2), of(env, "health", 2)) == (0, 72)
+
+
+def test_the_enemys_colossi_burn_our_lines_just_so() -> None:
+    # It takes the closest, at (9, 16); 0.65 is near enough for zealots, 1.25 + 0.65 along.
+    row = [Placed(9, 16 + dy, shield=0, shield_wait=NEVER) for dy in (0, 1.875, -1.9375)]
+    enemies = {"colossus": [Placed(15, 16, looks=(-1.0, 0.0))]}
+    env = battle({"zealot": row}, enemies, step_mul=1)
+    command(env, STOP, STOP, STOP, loops=7)
+    assert see(env, "health")[0, :3].tolist() == [100, 100, 100]
+    command(env, STOP, STOP, STOP)
+    assert see(env, "health")[0, :3].tolist() == [62, 62, 100]
+
+
 def test_a_volley_every_35_to_38_loops() -> None:
     """35.2 - 1 to 35.2 + 2, in whole loops."""
     target = Placed(15, 16, shield=0, shield_wait=NEVER, cooldown=NEVER)

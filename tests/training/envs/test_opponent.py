@@ -151,6 +151,18 @@ def test_who_was_ordered_nothing_turns_on_who_hits_it_too() -> None:
     assert of(env, "x", 1) < 16 - 0.5
 
 
+def test_who_has_arrived_keeps_its_bearings() -> None:
+    """A goal between the points of the positions' grid cannot be reached, and need not be."""
+    env = battle({"marine": [FAR]}, {"marine": [Placed(10, 16)]})
+    alter(env, 1, goal_x=10 + 0.49 / GRAIN)
+    for _ in range(3):
+        act(env, STOP)
+    assert np.hypot(of(env, "face_x", 1), of(env, "face_y", 1)) == pytest.approx(1)
+    put(env, 0, Placed(7, 16))
+    act(env, STOP)
+    assert of(env, "health", 0) == 39
+
+
 def test_a_medivac_among_them_does_not_make_enemies_see_further() -> None:
     enemies = {"marine": [Placed(10, 16)], "medivac": [Placed(12, 20)]}
     env = battle({"marine": [Placed(16.3, 16)], "marauder": [FAR]}, enemies)

@@ -204,6 +204,28 @@ def test_zerglings_take_the_ramps_to_colossi_on_the_high_ground() -> None:
     assert apart.max() < 4.5
 
 
+@pytest.mark.parametrize("at", [(16, 11.4), (1.6, 12.4), (7.6, 14.5), (24.4, 13.6), (5.5, 5.6)])
+def test_a_crowd_pushes_nobody_over_a_wall(at: tuple[float, float]) -> None:
+    """Two to 64 zerglings within 0.4 of a point by a wall: they burst apart, but not into it."""
+    env = SkirmishEnv("2c_vs_64zg", 64, seed=1)
+    draw = torch.Generator().manual_seed(2)
+    world = env.world
+    x, y = ((torch.rand(64, 64, generator=draw) * 3276).round() / 4096 - 0.4 for _ in "xy")
+    on_grid = [round(v * 4096) / 4096 for v in at]
+    alive = torch.arange(64)[:, None] < torch.arange(2, 66)[None]
+    env._world = replace(
+        world,
+        x=torch.cat((world.x[:2], ((x * 4096).round() / 4096 + on_grid[0]))),
+        y=torch.cat((world.y[:2], ((y * 4096).round() / 4096 + on_grid[1]))),
+        health=torch.cat((world.health[:2], world.health[2:] * alive)),
+    )
+    for _ in range(4):
+        command(env, STOP, STOP, loops=1)
+        at_x, at_y = see(env, "x")[:, 2:], see(env, "y")[:, 2:]
+        assert env.scenario.terrain.pathable[at_x.astype(int), at_y.astype(int)].all()
+    assert np.ptp(at_x, 1)[-1] + np.ptp(at_y, 1)[-1] > 4
+
+
 def in_contact(terrain: Terrain | None) -> float:
     """How many of 24 zerglings reach one of six zealots that hold the corridor's choke.
 

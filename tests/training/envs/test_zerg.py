@@ -85,6 +85,18 @@ def test_the_ground_a_zergling_covers() -> None:
     assert of(env, "x", 0) - 9 == pytest.approx(2.9531 / 2, abs=8 / 8192)
 
 
+def test_of_two_that_kill_each_other_in_one_loop_one_lives() -> None:
+    """Whose blows land first is a draw of each loop: about half the battles to either side."""
+    ours, theirs = Placed(9, 16, health=5), Placed(9.8125, 16, (-1.0, 0.0), health=5)
+    env = battle({"zergling": [ours]}, {"zergling": [theirs]}, n_envs=256, step_mul=1)
+    for unit in (0, 1):
+        alter(env, unit, health=4)
+    command(env, ATTACK, loops=4)  # both bite in loop 4
+    alive = see(env, "health") > 0
+    assert (alive.sum(1) == 1).all()
+    assert 96 <= alive[:, 0].sum() <= 160  # four standard deviations of 8
+
+
 def test_zerg_regenerate_and_only_zerg() -> None:
     env = battle({"zergling": [Placed(9, 16, health=10)]}, {"marine": [Placed(30, 30, health=10)]})
     command(env, STOP, loops=2)

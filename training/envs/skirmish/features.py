@@ -231,7 +231,7 @@ class Features:
         n, batch = self.n, steps.shape[0]
         x = (units.x - MAP_SIZE / 2) / MAP_SIZE
         y = (units.y - MAP_SIZE / 2) / MAP_SIZE
-        cooldown = world.cooldown[:n]
+        cooldown = world.cooldown[:n].clamp_min(0)  # below 0 is what is left of a loop
         if self.heals is not None:
             cooldown = torch.where(self.heals, world.energy[:n], cooldown)
         ally = [units.health[:n], cooldown / self._max_cooldown, x[:n], y[:n]]

@@ -43,7 +43,7 @@ def move(world: World, tables: Tables, near: Pairs, line: Aim) -> World:
     recovers = (world.recovery > 0) & (world.order != MOVE)
     walks = (world.health > 0) & (world.windup < 0) & ~recovers & has_way & (tables.speed > 0)
     fights = chases & ~walks
-    norm = length.clamp_min(1 / GRAIN)
+    norm = length.clamp_min(1e-6)  # a goal may lie between the points of the positions' grid
     to_x, to_y = _round_walls(world, tables, to_x / norm, to_y / norm, length)
     cosine, sine, side, blocked = _free_turn(world, tables, near, walks, fights, to_x, to_y)
     goes = walks & ~blocked
@@ -52,6 +52,7 @@ def move(world: World, tables: Tables, near: Pairs, line: Aim) -> World:
         pace = torch.minimum(pace + tables.acceleration, speed).masked_fill(~goes, 0.0)
         speed = torch.where(tables.acceleration > 0, pace, speed)
     step = torch.minimum(speed, remaining).masked_fill(~goes, 0.0)
+    pace = torch.minimum(pace, step)
     way_x, way_y = to_x * cosine - to_y * sine, to_x * sine + to_y * cosine
     x = world.x + whole_grains(way_x * step)
     y = world.y + whole_grains(way_y * step)
@@ -164,8 +165,15 @@ def push_apart(
 
 
 def _stay_on_ground(world: World, tables: Tables, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Cancel, axis by axis, a displacement that would bring a unit's circle over a wall."""
-    step_x, step_y = x - world.x, y - world.y
+    """Cancel, axis by axis, a displacement that would bring a unit's circle over a wall.
+
+    A crowd's push has a limit along each axis: nobody's centre gets into a cell of wall whose
+    other side the circle's edge has passed in the same loop, which is all that is looked at.
+    """
+    furthest = (1.0 - 1 / GRAIN - tables.separation).clamp_min(0.25)
+    step_x = (x - world.x).clamp(-furthest, furthest)
+    step_y = (y - world.y).clamp(-furthest, furthest)
+    x, y = world.x + step_x, world.y + step_y
     x = torch.where(on_ground(tables, x + tables.separation * step_x.sign(), world.y), x, world.x)
     y = torch.where(on_ground(tables, x, y + tables.separation * step_y.sign()), y, world.y)
     return x, y
