@@ -202,8 +202,8 @@ class Tables:
     number: Tensor
     """The same as float32, which is faster to compare in pairs."""
     pathable: Tensor
-    """[3 * 34 * 34] bool, the cells where each kind of mover may be, with a border where none
-    but flyers may."""
+    """[3 * 34 * 34] bool, the cells where each kind of mover may be, with a border where
+    nobody may."""
     ground: Tensor
     """[N, 1] int64, where a unit's kind of mover begins in `pathable`."""
     route: Tensor | None
