@@ -265,7 +265,10 @@ class Player:
 
     def _make_env(self, n_envs: int) -> BatchedEnv:
         task = self._config.task
-        return make_env(task.env, task.map_name, n_envs, task.seed, self._device, **task.env_args)
+        compiled = self._config.play.compile_env
+        return make_env(
+            task.env, task.map_name, n_envs, task.seed, self._device, compiled, **task.env_args
+        )
 
 
 class Test:

@@ -79,6 +79,9 @@ class PlayConfig:
     actor: Literal["auto", "process", "local"] = "auto"
     """Who plays: a process of its own while this one learns, or this one, in turns. auto: a process
     on cpu, local on cuda. It changes no result."""
+    compile_env: bool = False
+    """Compile the simulator's loop: half a minute at the first start, kept on disk for the next;
+    the battles are the same. It pays where playing is slower than learning."""
     batch_size_run: Parallel = 64
     """Battles in parallel. How much is learned per battle does not depend on it."""
     round_steps: int = 16

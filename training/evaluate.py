@@ -17,6 +17,7 @@ import tyro
 
 from serving.client import ServingClientError
 from training.checkpoint import CheckpointError
+from training.config import EnvArg
 from training.envs import make_env
 from training.metrics import wilson_interval
 from training.policies import PolicyError, open_policy
@@ -44,11 +45,14 @@ class Command:
     parallel: int = 0
     """Battles side by side; 0 chooses: 128, or 16 for a served policy. It changes no result."""
     env: str = "skirmish"
-    env_args: dict[str, Any] = field(default_factory=dict)
+    env_args: dict[str, EnvArg] = field(default_factory=dict)
     """The environment's own options, as NAME VALUE pairs."""
     memory: Literal["held", "carried"] = "held"
     """Served policies: the service keeps each unit's hidden state, or the unit carries it."""
     device: str = "cpu"
+    compile: bool = False
+    """Compile the simulator: half a minute at the first start, seconds later, and the same battles;
+    it pays from some ten thousand battles on."""
     runs_dir: Path = Path("runs")
     json: bool = False
     """Print one JSON object instead of a table."""
@@ -103,7 +107,7 @@ def run(command: Command) -> Evaluation:
     """Raises: PolicyError, ValueError, CheckpointError, ServingClientError."""
     if command.episodes < 1:
         raise ValueError(f"--episodes must be at least 1, not {command.episodes}")
-    env_args = dict(command.env_args)
+    env_args: dict[str, Any] = dict(command.env_args)
     if command.policy == "heuristic":
         if command.env != "skirmish":
             raise PolicyError("heuristic plays inside skirmish only")
@@ -111,7 +115,13 @@ def run(command: Command) -> Evaluation:
     served = "://" in command.policy
     parallel = min(command.parallel or (16 if served else 128), command.episodes)
     env = make_env(
-        command.env, command.map_name, parallel, command.seed, command.device, **env_args
+        command.env,
+        command.map_name,
+        parallel,
+        command.seed,
+        command.device,
+        command.compile,
+        **env_args,
     )
     with open_policy(command.policy, env, command.seed, command.memory, command.runs_dir) as policy:
         started = time.perf_counter()

@@ -296,7 +296,9 @@ def main(command: Command) -> Path:
         raise ExportError(f"--seed {command.seed} is the run's own; measure on other battles")
 
     def make_envs(n_envs: int) -> BatchedEnv:
-        return make_env(task.env, task.map_name, n_envs, command.seed, "cpu", **task.env_args)
+        return make_env(
+            task.env, task.map_name, n_envs, command.seed, "cpu", False, **task.env_args
+        )
 
     return export_agent(
         trained.weights,

@@ -327,7 +327,13 @@ class Trainer:
 
         def make(n_envs: int) -> BatchedEnv:
             return make_env(
-                task.env, task.map_name, n_envs, task.seed, self.device, **task.env_args
+                task.env,
+                task.map_name,
+                n_envs,
+                task.seed,
+                self.device,
+                self.config.play.compile_env,
+                **task.env_args,
             )
 
         rebuilt = rebuild_episodes(make, records, self.config.play.batch_size_run)

@@ -44,6 +44,7 @@ def played_beside(text: str, tmp_path: Path, patch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "results" / "simulator.json"
     benchmark.main(
         benchmark.Command(
+            compile=False,
             maps=("3s5z",),
             parallel=(1, 64),
             threads=1,

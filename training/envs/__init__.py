@@ -29,6 +29,7 @@ def make_env(
     n_envs: int,
     seed: int = 0,
     device: str | torch.device = "cpu",
+    compile: bool = False,
     **env_args: Any,
 ) -> BatchedEnv:
     """Build E = `n_envs` battles of the named environment.
@@ -38,6 +39,7 @@ def make_env(
         map_name: the environment's map, its usual one if none is named; skirmish also takes the
             path of a map's file (docs/maps.md).
         seed: with a battle's id it fixes every random draw of the battle.
+        compile: compile what is played every step, where the environment can be.
         env_args: the environment's own settings.
 
     Raises:
@@ -51,6 +53,8 @@ def make_env(
     build = getattr(importlib.import_module(module), class_name)
     _check_arguments(name, build, env_args)
     map_name = map_name or default_map(name)
+    if name == "skirmish":
+        env_args["compile"] = compile
     env: BatchedEnv = build(map_name, n_envs, seed=seed, device=device, **env_args)
     return env
 

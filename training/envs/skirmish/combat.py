@@ -119,7 +119,7 @@ def apply_hits(
 
     Who is killed by the side that goes first does not strike, though its missiles arrive. So it
     takes two passes: the first lets everybody strike and finds who does not live to do so.
-    Returns also, for each unit, somebody who has just hit it, or NOBODY.
+    Returns also `Loss.attacker`.
 
     Args:
         allies_first: [B] bool.
@@ -147,7 +147,7 @@ def apply_hits(
         target=world.target.masked_fill(dead, NOBODY),
         windup=world.windup.masked_fill(dead, -1.0),
     )
-    return world, loss.attacker.to(torch.int64) - 1
+    return world, loss.attacker
 
 
 def _losses(world: World, tables: Tables, hits: Hits, struck: Tensor) -> Loss:

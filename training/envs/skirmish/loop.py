@@ -23,7 +23,7 @@ from training.envs.skirmish.world import (
     pairs,
 )
 
-SCAN_PERIOD = 8  # game loops from one look round for targets to the next
+SCAN_PERIOD = 8  # game loops from one look round for targets to the next; a power of two
 SHIELD_REGEN = 0.125  # per game loop: 2 a game second
 COOLDOWN_JITTER = (-1.0, 2.0)  # game loops, uniform: the engine's random weapon delay
 
@@ -39,7 +39,7 @@ def tick(world: World, tables: Tables, keys: Tensor, loop: Tensor) -> World:
     world = _pass_time(world, tables)
     world, bereft = _forget_the_dead(world)
     near = pairs(world.health, world.x, world.y, tables)
-    turn = (loop + keys - tables.index) % SCAN_PERIOD == 0
+    turn = (loop + keys - tables.index) & (SCAN_PERIOD - 1) == 0
     world = acquire_targets(world, tables, near, turn | bereft)
     world = tend(world, tables, near)
     line = aim(world, tables)

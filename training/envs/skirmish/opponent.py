@@ -19,7 +19,6 @@ from torch import Tensor
 from training.envs.skirmish.world import (
     EVERYWHERE,
     HEAL,
-    NOBODY,
     Healer,
     Pairs,
     Tables,
@@ -115,13 +114,17 @@ def respond_to_attacks(world: World, tables: Tables, near: Pairs, attacker: Tens
     """An enemy without a target turns on whoever hit it, or hit a friend within 4 of it.
 
     It was not the closest that it saw, so it counts as lost once somebody is in scan range.
+
+    Args:
+        attacker: [N, B] float32, 1 + the unit that has just hit each unit; 0 for nobody.
     """
     n = tables.n_allies
-    far = near.squared[n:, n:] > HELP_RADIUS**2
-    heard = attacker[None, n:].masked_fill(far, NOBODY).amax(1)
-    free = world.target[n:] < 0
-    hits_back = tables.can_hit.view(tables.n_units, -1)[n:].gather(1, heard.clamp_min(0))
-    free = free & tables.armed[n:] & hits_back & (world.health[n:] > 0)
+    close = near.squared[n:, n:] <= HELP_RADIUS**2
+    heard = (attacker[None, n:] * close).amax(1).to(torch.int64) - 1
+    free = (world.target[n:] < 0) & (heard >= 0) & tables.armed[n:] & (world.health[n:] > 0)
+    if tables.enemies_miss:
+        hits_back = tables.can_hit.view(tables.n_units, -1)[n:].gather(1, heard.clamp_min(0))
+        free = free & hits_back
     target = torch.where(free, heard, world.target[n:])
     return replace(
         world,

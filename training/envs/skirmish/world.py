@@ -217,6 +217,8 @@ class Tables:
     healers: tuple[Healer, ...]
     enemy_healers: EnemyHealers
     accelerates: bool
+    enemies_miss: bool
+    """Some enemy that has a weapon cannot hit some ally with it."""
     has_shields: bool
     regenerates: bool
     pursues: bool
@@ -358,6 +360,10 @@ def build_tables(
         healers=_healers(units, n_allies, device),
         enemy_healers=enemy_healers,
         accelerates=any(u.acceleration > 0 for u in units),
+        enemies_miss=any(
+            enemy.weapon is not None and not all(enemy.can_hit(ally) for ally in units[:n_allies])
+            for enemy in units[n_allies:]
+        ),
         has_shields=any(u.shield > 0 for u in units),
         regenerates=any(u.health_regen > 0 for u in units),
         pursues=scenario.pursues,
