@@ -22,6 +22,7 @@ from training.envs.skirmish.scenario import MAP_SIZE, ScenarioError, Spawn, Terr
 
 REACH = 10  # lattice steps from the point that are searched
 CONTACT = 252 / 4096  # how deep touching units lie in each other, by their radii
+FIRST_TIE = (0.0, -1.0)  # of places equally far from the point the first is south of it
 SLIDE = 1 / 1024  # length of the steps in which a unit slides
 COMPASS = [(math.cos(a), math.sin(a)) for a in np.arange(8) * math.pi / 4]
 
@@ -56,8 +57,9 @@ def _lattice() -> npt.NDArray[np.float64]:
     """Whole steps in the order in which they are tried."""
     steps = np.arange(-REACH, REACH + 1.0)
     points = np.stack(np.meshgrid(steps, steps, indexing="ij"), axis=-1).reshape(-1, 2)
-    from_south = np.arctan2(points[:, 0], -points[:, 1]) % (2 * math.pi)
-    quarter, within = np.divmod(np.round(from_south, 9), round(math.pi / 2, 9))
+    first = math.atan2(FIRST_TIE[1], FIRST_TIE[0])
+    turn = (np.arctan2(points[:, 1], points[:, 0]) - first) % (2 * math.pi)
+    quarter, within = np.divmod(np.round(turn, 9) % round(2 * math.pi, 9), round(math.pi / 2, 9))
     ordered: npt.NDArray[np.float64] = points[
         np.lexsort((quarter, within.round(6), (points**2).sum(axis=1)))
     ]
