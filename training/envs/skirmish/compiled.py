@@ -1,13 +1,14 @@
 """Functions of tensors, compiled where a compiler is at hand.
 
-On a CPU torch turns a function into C++ and needs g++ or clang for it: seconds for the first time,
-kept in torch's cache on disk for the next. On a GPU it records CUDA graphs. Compiled and eager
-functions give the same bits here (the code keeps to operations that are rounded alike), so it
+On a CPU torch turns a function into C++ and needs g++ or clang for it: half a minute for the first
+time, kept in torch's cache on disk for the next. On a GPU it records CUDA graphs. On a CPU compiled
+and eager functions give the same bits (the code keeps to operations that are rounded alike), so it
 makes no difference to a battle whether, or when, one of them falls back.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -21,7 +22,8 @@ VARIANTS = 256  # compiled forms kept of one function: one for each map and numb
 def compiled(function: F, device: torch.device) -> F:
     """The function as it runs fastest on the device; itself, with one warning, if that fails."""
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)
-    mode = "reduce-overhead" if device.type == "cuda" else None
+    on_gpu = device.type == "cuda"
+    mode = "reduce-overhead" if on_gpu else None
     fast = torch.compile(function, fullgraph=True, dynamic=False, mode=mode)
     current: Callable[..., Any] = fast
 
@@ -30,7 +32,11 @@ def compiled(function: F, device: torch.device) -> F:
         if current is function:
             return function(*args)
         try:
-            return fast(*args)
+            if not on_gpu:
+                return fast(*args)
+            # A CUDA graph's next run writes over what its last one returned.
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+            return _copied(fast(*args))
         except Exception as error:
             current = function
             reason = str(error).strip().splitlines()[0]
@@ -38,3 +44,16 @@ def compiled(function: F, device: torch.device) -> F:
             return function(*args)
 
     return run  # type: ignore[return-value]
+
+
+def _copied(values: Any) -> Any:
+    """A tensor, or a tuple or dataclass of them, in memory of its own."""
+    if isinstance(values, torch.Tensor):
+        return values.clone()
+    if dataclasses.is_dataclass(values) and not isinstance(values, type):
+        fields = {f.name: _copied(getattr(values, f.name)) for f in dataclasses.fields(values)}
+        return type(values)(**fields)
+    if isinstance(values, tuple):
+        copies = (_copied(value) for value in values)
+        return type(values)(*copies) if hasattr(values, "_fields") else tuple(copies)
+    return values
