@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser demo test check format proto calibration bench clean
+.PHONY: help setup browser demo test check format proto calibration sensitivity bench clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -44,6 +44,9 @@ proto: setup ## regenerate serving/pb from proto/
 
 calibration: setup ## the simulator beside the real game's published numbers
 	$(BIN)/python -m benchmarks.calibration
+
+sensitivity: setup ## the same with the simulator's mechanisms switched one by one
+	$(BIN)/python -m benchmarks.sensitivity
 
 bench: setup ## simulator and learner speed
 	$(BIN)/python -m benchmarks.simulator
