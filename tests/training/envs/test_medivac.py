@@ -99,6 +99,21 @@ def test_a_heal_of_the_healthy_costs_nothing() -> None:
     assert (of(env, "health", 1), of(env, "energy", 0)) == (45, 50 + 8 * GROWTH)
 
 
+def test_an_order_to_heal_the_healthy_is_refused() -> None:
+    """The medivac goes on with what it did: with its way, or with another heal."""
+    env = medivac_and(Placed(12, 16))
+    command(env, EAST, STOP, loops=2)
+    command(env, HEAL + 1, STOP, loops=2)
+    assert of(env, "x", 0) == 9 + (1 + 2 + 3 + 4) * 37 / GRAIN
+    assert of(env, "target", 0) == -1
+    allies = {"medivac": [AT_9], "marine": [Placed(12, 16, health=10), Placed(12, 18)]}
+    env = battle(allies, ENEMIES, step_mul=1)
+    command(env, HEAL + 1, STOP, STOP)
+    command(env, HEAL + 2, STOP, STOP, loops=3)
+    assert of(env, "target", 0) == 1
+    assert of(env, "health", 1) == 10 + 4 * RATE
+
+
 def test_without_energy_there_is_no_heal_but_of_what_comes_in() -> None:
     env = medivac_and(Placed(12, 16, health=10))
     alter(env, 0, energy=0)

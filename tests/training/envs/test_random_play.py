@@ -1,7 +1,7 @@
 """Random legal play on every map: whatever agents do, units obey the ground and their own bounds.
 
 200 battles a map side by side, until all are decided or for 100 steps (half a minute of play, in
-which most random teams have lost); 60 on the four maps of 48 units and more. Two battles a step,
+which most random teams have lost); 80 for 60 steps on the four maps of 48 units and more. Two battles a step,
 in turn, are held against the slow reference.
 """
 
@@ -18,13 +18,14 @@ from tests.training.envs import reference
 from tests.training.envs.battlefield import GRAIN, random_actions, see, units
 from tests.training.envs.conformance import assert_same, play, slot_of
 from training.envs.skirmish.env import SkirmishEnv
+from training.envs.skirmish.formation import CONTACT
 from training.envs.skirmish.scenario import MAP_SIZE, map_names
 from training.envs.skirmish.world import World
 from training.types import Transition
 
 BATTLES, STEPS = 200, 100
 COMPARED = 2  # battles a step
-CROWDED = {"25m": 60, "27m_vs_30m": 60, "2c_vs_64zg": 60, "bane_vs_bane": 60}
+CROWDED = {"25m", "27m_vs_30m", "2c_vs_64zg", "bane_vs_bane"}
 
 # Units that overlap are pushed apart once a loop, by the whole overlap of each pair. For two that
 # is all; in a crowd, who is pushed out of one circle lands in another's, and along a wall there is
@@ -40,18 +41,19 @@ TIGHT = {"corridor", *CROWDED}
 
 @pytest.mark.parametrize("name", map_names())
 def test_random_battles_keep_within_their_bounds(name: str) -> None:
-    env = SkirmishEnv(name, BATTLES, seed=17)
+    battles, steps = (80, 60) if name in CROWDED else (BATTLES, STEPS)
+    env = SkirmishEnv(name, battles, seed=17)
     draws = torch.Generator().manual_seed(4)
     shown = env.reset()
     dead = see(env, "health") <= 0
     assert not dead.any()
     first = see(env, "x")
-    last = np.full((BATTLES, env.info.n_agents), -1)
-    over = np.zeros(BATTLES, dtype=bool)
+    last = np.full((battles, env.info.n_agents), -1)
+    over = np.zeros(battles, dtype=bool)
     overlaps: list[npt.NDArray[np.float64]] = []
-    for step in range(CROWDED.get(name, STEPS)):
+    for step in range(steps):
         actions = random_actions(shown.avail_actions, draws)
-        slots = [(COMPARED * step + i) % BATTLES for i in range(COMPARED)]
+        slots = [(COMPARED * step + i) % battles for i in range(COMPARED)]
         before = reference.take(env, slots)
         after = env.step(actions)
         last = np.where(over[:, None], last, actions.numpy())
@@ -164,14 +166,16 @@ def check_the_dead(
 
 
 def overlap_of_units(env: SkirmishEnv) -> npt.NDArray[np.float64]:
-    """[E, N] how far a living unit stands in another, in diameters of the smaller of the two."""
+    """[E, N] how much deeper than touching a living unit stands in another, in diameters of the
+    smaller of the two."""
     kinds = units(env)
-    radius = np.array([unit.separation_radius for unit in kinds])
+    radius = np.array([unit.radius for unit in kinds])
     collide = np.array([[a.collides_with(b) for b in kinds] for a in kinds])
     np.fill_diagonal(collide, False)
     x, y, alive = see(env, "x"), see(env, "y"), see(env, "health") > 0
     distance = np.hypot(x[:, :, None] - x[:, None], y[:, :, None] - y[:, None])
-    depth = (radius[:, None] + radius - distance) / (2 * np.minimum(radius[:, None], radius))
+    touching = radius[:, None] + radius - CONTACT
+    depth = (touching - distance) / (2 * np.minimum(radius[:, None], radius))
     both = alive[:, :, None] & alive[:, None] & collide
     deepest: npt.NDArray[np.float64] = np.where(both, depth, 0.0).max(2)
     return deepest

@@ -178,10 +178,10 @@ class SkirmishEnv:
         if self.options.enemy_healers == "stay":
             for healer in tables.healers:
                 orders[healer.unit] = STOP
-        x, y = places[:, :1].expand(shape).clone(), places[:, 1:].expand(shape).clone()
+        x, y = (on_grain(places[:, i : i + 1]).expand(shape).clone() for i in (0, 1))
         return World(
-            x=on_grain(x),
-            y=on_grain(y),
+            x=x,
+            y=y,
             face_x=zeros + 1,
             face_y=zeros,
             health=tables.health.expand(shape).clone(),
