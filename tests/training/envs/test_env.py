@@ -9,7 +9,17 @@ import pytest
 import torch
 
 from tests.training.envs import conformance
-from tests.training.envs.battlefield import EAST, GRAIN, Placed, battle, command, of, see
+from tests.training.envs.battlefield import (
+    EAST,
+    GRAIN,
+    STOP,
+    Placed,
+    battle,
+    command,
+    of,
+    scenario,
+    see,
+)
 from tests.training.envs.conformance import Build
 from training.envs import make_env
 from training.envs.base import BatchedEnv
@@ -85,6 +95,18 @@ def test_enemies_are_on_their_way_for_one_loop_and_agents_stand() -> None:
         came = np.hypot(see(env, "x")[0, n:] - enemies[:, 0], see(env, "y")[0, n:] - enemies[:, 1])
         loop = [unit.acceleration or unit.speed for unit in env.scenario.enemy_units]
         assert came == pytest.approx(loop, abs=2 / GRAIN)
+
+
+def test_who_is_sent_where_it_stands_stays_there() -> None:
+    # From its point it is 0.0625 to where it is sent, half of a loop's way; or nothing but what
+    # is cut from 23.1 to come onto the grain.
+    for at, to in ((23.0, 23.0625), (23.1, 23.1)):
+        field = scenario(["marine"], ["marine"], to=(to, 16), at=((2, 28), (at, 16)))
+        env = SkirmishEnv(field, 1)
+        for _ in range(3):
+            assert of(env, "x", 1) == pytest.approx(to, abs=1 / GRAIN)
+            assert of(env, "y", 1) == 16
+            command(env, STOP)
 
 
 def test_agents_are_numbered_by_type_then_x_then_y() -> None:

@@ -1,8 +1,8 @@
 """Random legal play on every map: whatever agents do, units obey the ground and their own bounds.
 
 200 battles a map side by side, until all are decided or for 100 steps (half a minute of play, in
-which most random teams have lost); 80 for 60 steps on the four maps of 48 units and more. Two battles a step,
-in turn, are held against the slow reference.
+which most random teams have lost); 80 for 60 steps on the four maps of 48 units and more. Two
+battles a step, in turn, are held against the slow reference.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ CROWDED = {"25m", "27m_vs_30m", "2c_vs_64zg", "bane_vs_bane"}
 # Units that overlap are pushed apart once a loop, by the whole overlap of each pair. For two that
 # is all; in a crowd, who is pushed out of one circle lands in another's, and along a wall there is
 # nowhere to go. So what can be asked for is how many overlap how far. By more than half the smaller
-# one's diameter, over a whole play: 2.5 % of all units where 64 zerglings crowd about two colossi,
-# 1 % on corridor, below 0.1 % everywhere else that has fewer than 48 units. By more than a quarter:
-# 14, 12 and (6h_vs_8z, whose zealots share a target) 2 %.
+# one's diameter, over a whole play: 3.6 % of all units where 64 zerglings crowd about two colossi,
+# 0.9 % on corridor, 0.4 % on bane_vs_bane, below 0.1 % everywhere else. By more than a quarter: 16,
+# 10, 9 and (27m_vs_30m) 3 %, and at most 0.6 % (6h_vs_8z, whose zealots share a target).
 DEEP, DEEPER = 0.25, 0.5
-TOLERATED = {DEEP: 0.04, DEEPER: 0.002}
-IN_CROWDS = {DEEP: 0.2, DEEPER: 0.04}
+TOLERATED = {DEEP: 0.01, DEEPER: 0.001}
+IN_CROWDS = {DEEP: 0.2, DEEPER: 0.05}
 TIGHT = {"corridor", *CROWDED}
 
 

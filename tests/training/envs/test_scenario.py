@@ -220,7 +220,9 @@ def test_a_terrain_of_another_size_is_refused(edit: Edit) -> None:
         load_scenario("3m")
 
 
-VOID = {  # what Void's multiplayer data says otherwise; times in game loops
+VOID: dict[
+    str, dict[str, Any]
+] = {  # what Void's multiplayer data says otherwise; times in game loops
     "stalker": {"weapon": {"damage": 13, "bonus": {"armored": 5}, "period": 29.92}},
     "colossus": {"weapon": {"damage": 10, "bonus": {"light": 5}, "period": 24, "range": 7}},
     "hydralisk": {"health": 90, "weapon": {"period": 13.2}},
@@ -235,7 +237,7 @@ def test_void_multi_changes_these_numbers_and_nothing_else() -> None:
     assert list(void) == list(liberty)
     for name, unit in liberty.items():
         changes = dict(VOID.get(name, {}))
-        arms: Any = changes.pop("weapon", {})
+        arms = changes.pop("weapon", {})
         for key, value in arms.items():
             now, before = getattr(void[name].weapon, key), getattr(unit.weapon, key)
             assert now == (value if key == "bonus" else pytest.approx(value))

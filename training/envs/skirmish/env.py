@@ -212,7 +212,7 @@ class SkirmishEnv:
         dx, dy = goal_x - world.x, goal_y - world.y
         norm = root(dx * dx + dy * dy).clamp_min(1e-6)
         pace = torch.where(norm > 1e-6, self.tables.acceleration * HEAD_START, 0.0)
-        walked = torch.where(pace > 0, pace, self.tables.speed * HEAD_START)
+        walked = torch.where(pace > 0, pace, self.tables.speed * HEAD_START).minimum(norm)
         x = world.x + whole_grains(dx / norm * walked)
         y = world.y + whole_grains(dy / norm * walked)
         looks = self._compass[rng.draw(keys, _FACING_DRAW, self.tables.index) % len(self._compass)]
