@@ -226,7 +226,8 @@ def _state(battle: Battle) -> list[float]:
     state: list[float] = []
     for unit in battle.ours:
         health, *shield = unit.fractions
-        busy = (unit.energy if unit.heals else unit.cooldown) / STATS[unit.kind][2]
+        # A cooldown below 0 is what was left of a loop, and none to see.
+        busy = (unit.energy if unit.heals else max(unit.cooldown, 0)) / STATS[unit.kind][2]
         row = [health, busy, (unit.x - 16) / 32, (unit.y - 16) / 32]
         row += shield + [float(unit.kind == t) for t in ally_types]
         state += row if unit.alive else [0.0] * len(row)

@@ -113,12 +113,11 @@ def test_friends_and_who_flies_are_spared() -> None:
 
 
 def test_a_baneling_that_is_shot_bursts_where_it_is() -> None:
-    # 6 health are one shot, which lands in loop 2. The enemy rolls toward whom it has in sight,
-    # 2.5 away, for two loops, and does not burst by itself.
+    # 6 health are one shot, which lands in loop 2. The enemy rolls toward its target, 2.5 away,
+    # for two loops, and does not burst by itself.
     allies = [Placed(9, 16), Placed(14.5, 16), Placed(12, 13.25)]
-    env = battle(
-        {"marine": allies}, {"baneling": [Placed(12, 16, cooldown=NEVER), FAR]}, step_mul=1
-    )
+    rolls = Placed(12, 16, cooldown=NEVER, target=1)
+    env = battle({"marine": allies}, {"baneling": [rolls, FAR]}, step_mul=1)
     alter(env, 3, health=6 - 2 * REGENERATION)
     command(env, ATTACK, STOP, STOP)
     assert of(env, "health", 3) == 6 - REGENERATION
@@ -185,7 +184,7 @@ def test_a_chain_of_every_round_there_can_be() -> None:
 def test_a_suicide_pays_a_death_and_the_health_it_had() -> None:
     # Theirs bursts in the first loop; 10 for the death, and all of its health.
     for health in (30, 12):
-        enemies = [Placed(10.0625, 16, WEST, health=health), FAR]
+        enemies = [Placed(10.0625, 16, WEST, health=health, target=0), FAR]
         env = battle({"zealot": [Placed(9, 16)]}, {"baneling": enemies}, step_mul=1)
         after = act(env, STOP)
         assert of(env, "shield", 0) == 15
@@ -195,7 +194,8 @@ def test_a_suicide_pays_a_death_and_the_health_it_had() -> None:
 
 def test_a_burst_stops_shields_from_regenerating() -> None:
     ours = [Placed(9, 16, shield=20)]
-    env = battle({"zealot": ours}, {"baneling": [Placed(10.0625, 16, WEST), FAR]}, step_mul=1)
+    theirs = [Placed(10.0625, 16, WEST, target=0), FAR]
+    env = battle({"zealot": ours}, {"baneling": theirs}, step_mul=1)
     command(env, STOP)
     health = of(env, "health", 0)
     assert health == 100 - (35 - 20.125 - 1)  # a loop of regeneration came first

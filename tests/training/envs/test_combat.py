@@ -10,6 +10,8 @@ A swing's cooldown is the weapon's period and -1 to +2 loops of noise.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -24,6 +26,7 @@ from tests.training.envs.battlefield import (
     act,
     alter,
     battle,
+    command,
     of,
     put,
     see,
@@ -84,12 +87,13 @@ def test_an_attack_out_of_weapon_range_walks_up_first() -> None:
 # ----------------------------------------------------------------- marine
 
 
-def test_a_marine_fires_6_damage_every_13_to_16_loops() -> None:
-    """The period is 13.77 - 1 to 13.77 + 2 loops; a swing begins in the first loop after it."""
+def test_a_marine_fires_6_damage_every_12_to_16_loops() -> None:
+    """The period is 13.77 - 1 to 13.77 + 2 loops; a swing begins in the first loop after it, and
+    what was left of that loop counts for the next one: in the mean it is 13.77 + 0.5."""
     target = Placed(12, 16, health=5000, cooldown=NEVER)
-    env = battle({"marine": [Placed(9, 16)]}, {"marine": [target]}, n_envs=24, step_mul=1)
+    env = battle({"marine": [Placed(9, 16)]}, {"marine": [target]}, n_envs=64, step_mul=1)
     health, shots = see(env, "health")[:, 1], []
-    for _ in range(70):
+    for _ in range(150):
         act(env, ATTACK)
         now = see(env, "health")[:, 1]
         assert set(health - now) <= {0.0, 6.0}
@@ -98,14 +102,35 @@ def test_a_marine_fires_6_damage_every_13_to_16_loops() -> None:
     at = [np.flatnonzero(fired) + 1 for fired in np.array(shots).T]
     assert {fired[0] for fired in at} == {2}  # the swing begins in loop 1, the damage point is 1
     periods = np.concatenate([np.diff(fired) for fired in at])
-    assert set(periods) == {13, 14, 15, 16}
-    # Loops 2 to 70 hold the first shot and as many periods as fit: 68 / 16 to 68 / 13.
-    assert {len(fired) for fired in at} <= {5, 6}
+    assert set(periods) == {12, 13, 14, 15, 16}
+    assert abs(periods.mean() - 14.27) < 0.2  # without what was left it would be 14.77
+    # Loops 2 to 150 hold the first shot and as many periods as fit: 148 / 16 to 148 / 12.77.
+    assert {len(fired) for fired in at} <= {10, 11, 12}
+
+
+def test_what_is_left_of_a_loop_counts_for_the_next_attack() -> None:
+    def cooldown_after(left: float, idle: int) -> float:
+        """After a swing that begins once a cooldown of so much, less so many loops, is over."""
+        enemy = Placed(12, 16, cooldown=NEVER)
+        env = battle({"marine": [Placed(9, 16)]}, {"marine": [enemy]}, step_mul=1)
+        command(env, STOP, loops=3 - idle)
+        alter(env, 0, cooldown=left)
+        command(env, STOP, loops=idle)
+        command(env, ATTACK)  # always in the fourth loop, and so with the same noise
+        return of(env, "cooldown", 0)
+
+    whole = cooldown_after(1, 0)
+    assert 13.77 - 1 <= whole < 13.77 + 2
+    for left in (0.25, 0.5, 0.875):  # what is left is 1 less that much, and shortens the next one
+        assert cooldown_after(left, 0) == pytest.approx(whole - (1 - left), abs=1e-5)
+    # Who does not attack in that very loop has lost it.
+    assert cooldown_after(0.25, 1) == whole
+    assert cooldown_after(0, 0) == whole
 
 
 def test_a_marine_kills_a_marine_in_8_shots_at_most_16_loops_apart() -> None:
-    # 45 health are 8 shots of 6. Seven periods of 13 to 16 whole loops after loop 2: loop 93 to
-    # 114, that is step 12 to 15.
+    # 45 health are 8 shots of 6. Seven periods of 12.77 to 15.77 loops after loop 2: loop 92 to
+    # 113, that is step 12 to 15.
     target = Placed(12, 16, cooldown=NEVER)
     env = battle({"marine": [Placed(9, 16)]}, {"marine": [target]}, n_envs=8)
     ended = np.zeros(8, dtype=int)
@@ -115,6 +140,27 @@ def test_a_marine_kills_a_marine_in_8_shots_at_most_16_loops_apart() -> None:
     assert after.terminated.all()
     assert ended.min() >= 12
     assert ended.max() <= 15
+
+
+@pytest.mark.parametrize(
+    ("degrees", "lands"), [(0, 2), (62, 2), (63, 3), (124, 3), (126, 4), (180, 4)]
+)
+@pytest.mark.parametrize("side", [1, -1])
+def test_before_a_shot_a_unit_turns_62_degrees_and_a_half_a_loop(
+    degrees: int, lands: int, side: int
+) -> None:
+    angle = math.radians(degrees * side)
+    looking = Placed(9, 16, looks=(math.cos(angle), math.sin(angle)))
+    env = battle({"marine": [looking]}, {"marine": [Placed(12, 16, cooldown=NEVER)]}, step_mul=1)
+    assert losses(env, 1, [ATTACK], 8) == [(lands, 6.0)]
+    assert of(env, "face_x", 0) == pytest.approx(1)
+
+
+def test_who_waits_for_its_cooldown_has_turned_by_then() -> None:
+    waiting = Placed(9, 16, looks=(-1.0, 0.0), cooldown=4)
+    env = battle({"marine": [waiting]}, {"marine": [Placed(12, 16, cooldown=NEVER)]}, step_mul=1)
+    # The cooldown is over in loop 4, and the turn in loop 3; the damage point is a loop later.
+    assert losses(env, 1, [ATTACK], 8) == [(5, 6.0)]
 
 
 # ----------------------------------------------------------------- zealot

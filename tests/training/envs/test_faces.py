@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,11 +20,12 @@ from tests.training.envs.conformance import ruled_actions
 from training.envs.base import UnavailableActionError
 from training.envs.parallel import SkirmishParallelEnv, parallel_env
 from training.envs.skirmish.env import SkirmishEnv
-from training.envs.skirmish.scenario import Scenario
+from training.envs.skirmish.scenario import Scenario, load_scenario
 from training.envs.starcraft2 import StarCraft2Env
 from training.types import Observation
 
 MAPS = ("3m", "2s3z", "5m_vs_6m")
+OTHER_MAPS = ("MMM", "2c_vs_64zg", "corridor", "bane_vs_bane")  # healers, cliffs, crowds, bursts
 SEED, BATTLES = 11, 2
 OTHER_OPTIONS: dict[str, Any] = {
     "obs_last_action": True,
@@ -156,6 +158,17 @@ def test_faces_show_the_same_battles(map_name: str, options: dict[str, Any]) -> 
     batched = play_batched(map_name, options)
     assert_same_traces(play_starcraft2(map_name, options), batched)
     assert_same_traces(play_parallel(map_name, options), batched)
+
+
+@pytest.mark.parametrize("options", [{}, OTHER_OPTIONS], ids=["defaults", "other_options"])
+@pytest.mark.parametrize("map_name", OTHER_MAPS)
+def test_faces_show_the_same_beginnings(map_name: str, options: dict[str, Any]) -> None:
+    """Of battles on larger maps, cut short once the sides have met."""
+    field = replace(load_scenario(map_name), episode_limit=20)
+    batched = play_batched(field, options)
+    assert (batched[0][-1].state != batched[0][0].state).any()
+    assert_same_traces(play_starcraft2(field, options), batched)
+    assert_same_traces(play_parallel(field, options), batched)
 
 
 @pytest.mark.parametrize(

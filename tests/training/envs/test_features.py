@@ -320,6 +320,11 @@ def test_a_cooldown_beyond_smacs_divisor_is_shown_beyond_1() -> None:
     assert alter(env, 0, cooldown=NEVER).state[0, 1].item() == np.float32(NEVER / 22)
 
 
+def test_what_is_left_of_a_loop_when_a_cooldown_ends_is_shown_as_0() -> None:
+    env = battle({"zealot": [Placed(9, 16, cooldown=-0.75)]}, {"zealot": [Placed(20, 16)]})
+    assert show(env).state[0, 1].item() == 0
+
+
 FAR = Placed(2, 28)
 
 

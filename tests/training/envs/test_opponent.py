@@ -1,10 +1,10 @@
 """The enemy: it walks its attack-move, takes targets, keeps and drops them. And SMAC's heuristic.
 
-Scan distances are edge to edge, max(weapon range, 5); so from centre to centre
-    marine at marine    5 + 0.375 + 0.375 = 5.75      its weapon reaches as far
+Scan distances are edge to edge, max(weapon range + 0.5, 5); so from centre to centre
+    marine at marine    5.5 + 0.375 + 0.375 = 6.25    its weapon reaches 5.75
     zealot at marine    5 + 0.5 + 0.375 = 5.875       its weapon reaches 0.975
     zealot at stalker   5 + 0.5 + 0.625 = 6.125
-    stalker at marine   6 + 0.625 + 0.375 = 7
+    stalker at marine   6.5 + 0.625 + 0.375 = 7.5     its weapon reaches 7
 and a stalker's weapon reaches a zealot at 6 + 0.625 + 0.5 = 7.125.
 """
 
@@ -26,6 +26,7 @@ from tests.training.envs.battlefield import (
     act,
     alter,
     battle,
+    command,
     of,
     put,
     see,
@@ -54,7 +55,7 @@ def test_enemies_come_from_their_spawn_to_the_agents() -> None:
     for _ in range(4):
         act(env, STOP, STOP, STOP)
     came = began - see(env, "x")[:, 3:]
-    # Nobody is within scan range before x = 9 + 5.75: they just walk, 1.125 a step. One may push
+    # Nobody is within scan range before x = 9.7 + 6.25: they just walk, 1.125 a step. One may push
     # another that stood in its way; their mean is not moved by that.
     assert came.mean(1) == pytest.approx(np.full(2, 4.5), abs=0.01)
     assert np.abs(came - 4.5).max() < 0.375
@@ -118,6 +119,64 @@ def test_when_the_target_dies_the_next_is_taken() -> None:
     assert of(env, "health", 0) == 0
     assert 0 < of(env, "health", 1) < 45
     assert of(env, "x", 2) == 10  # both stood in its range
+
+
+def test_whose_target_dies_looks_at_once() -> None:
+    env = battle(
+        {"marine": [Placed(12, 16), Placed(14, 16)]},
+        {"marine": [Placed(10, 16, target=0)]},
+        n_envs=16,  # whatever turn each battle's enemy has
+        step_mul=1,
+    )
+    command(env, STOP, STOP)
+    alter(env, 0, health=0)
+    command(env, 0, STOP)
+    assert (see(env, "target")[:, 2] == 1).all()
+
+
+def test_whose_target_leaves_weapon_range_looks_at_once() -> None:
+    env = battle(
+        {"marine": [Placed(12, 16), Placed(14, 16)]},
+        {"marine": [Placed(10, 16, target=0, cooldown=NEVER)]},
+        n_envs=16,
+        step_mul=1,
+    )
+    command(env, STOP, STOP)
+    put(env, 0, Placed(10 + 5.75 + SLIGHTLY, 16))
+    command(env, STOP, STOP)
+    assert (see(env, "target")[:, 2] == 1).all()
+
+
+def test_a_target_that_never_was_in_weapon_range_is_kept() -> None:
+    """Who is still on its way to its target does not look round for another."""
+    env = battle(
+        {"marine": [Placed(15, 16), FAR]}, {"zealot": [Placed(10, 16, target=0)]}, n_envs=16
+    )
+    put(env, 1, Placed(13, 17))
+    command(env, STOP, STOP)
+    assert (see(env, "target")[:, 2] == 0).all()
+
+
+def test_who_has_not_had_its_turn_sees_nobody() -> None:
+    env = battle({"marine": [Placed(12, 16)]}, {"marine": [Placed(10, 16)]}, n_envs=64, step_mul=1)
+    found = []
+    for _ in range(8):
+        command(env, STOP)
+        found.append((see(env, "target")[:, 1] == 0).sum())
+    assert found[0] < 20  # one in eight
+    assert np.diff(found).min() > 0
+    assert found[-1] == 64
+
+
+def test_who_is_hit_knows_by_whom_at_once() -> None:
+    # A missile is on its way and lands in loop 1, from 6.8 away: further than a zealot looks.
+    env = battle(
+        {"stalker": [Placed(9.2, 16)]}, {"zealot": [Placed(16, 16)]}, n_envs=16, step_mul=1
+    )
+    alter(env, 0, pending=1, pending_target=1)
+    command(env, STOP)
+    assert (see(env, "shield")[:, 1] == 40).all()
+    assert (see(env, "target")[:, 1] == 0).all()
 
 
 def test_an_enemy_turns_on_who_hits_it_from_beyond_its_scan_range() -> None:

@@ -120,7 +120,7 @@ def test_a_broken_map_is_refused_before_anything_starts(
 def test_a_map_without_room_is_refused_before_anything_starts(tmp_path: Path) -> None:
     crowd = [{"unit": kind, "count": 50, "at": [2.5, 8.5]} for kind in ("stalker", "zealot")]
     path = write(tmp_path / "bridge.json", allies=crowd)
-    with pytest.raises(ScenarioError, match="no room for stalker number"):
+    with pytest.raises(ScenarioError, match="no room for zealot number"):
         check_task("skirmish", path, {})
 
 

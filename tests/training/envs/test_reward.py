@@ -117,14 +117,14 @@ def test_regeneration_and_damage_offset_each_other() -> None:
 
 
 def test_what_happens_to_allies_costs_nothing_by_default() -> None:
-    env = marines(2, Placed(12, 16))
+    env = marines(2, Placed(12, 16, target=0))
     assert act(env, STOP, STOP).reward.item() == 0
     assert of(env, "health", 0) + of(env, "health", 1) == 84
 
 
 def test_with_negative_rewards_damage_and_deaths_of_allies_cost() -> None:
     scale = 20 / (10 + 200 + 45)
-    env = marines(2, Placed(12, 16), reward_only_positive=False)
+    env = marines(2, Placed(12, 16, target=0), reward_only_positive=False)
     alter(env, 1, x=30, y=30)
     assert act(env, STOP, STOP).reward.item() == pytest.approx(-0.5 * 6 * scale)
     alter(env, 0, health=4)
@@ -135,7 +135,7 @@ def test_with_negative_rewards_damage_and_deaths_of_allies_cost() -> None:
 
 def test_the_scale_of_negative_rewards_and_the_price_of_defeat() -> None:
     options = {"reward_negative_scale": 0.25, "reward_defeat": -8.0, "reward_death_value": 12.0}
-    env = marines(1, Placed(12, 16), reward_only_positive=False, **options)
+    env = marines(1, Placed(12, 16, target=0), reward_only_positive=False, **options)
     alter(env, 0, health=4)
     after = act(env, STOP)
     assert after.reward.item() == pytest.approx((-0.25 * (4 + 12) - 8) * 20 / (12 + 200 + 45))
@@ -164,13 +164,13 @@ def test_sparse_rewards_are_scaled_all_the_same(scaled: bool, unit: float) -> No
     assert act(env, ATTACK).reward.item() == 0  # a death, but no win yet
     alter(env, 0, cooldown=0)
     assert act(env, ATTACK + 1).reward.item() == pytest.approx(unit)
-    env = marines(1, Placed(12, 16), FAR, **options)
+    env = marines(1, Placed(12, 16, target=0), FAR, **options)
     alter(env, 0, health=6)
     assert act(env, STOP).reward.item() == pytest.approx(-unit)
 
 
 def test_a_defeat_pays_for_what_was_done() -> None:
-    env = marines(1, Placed(12, 16), FAR)
+    env = marines(1, Placed(12, 16, target=0), FAR)
     alter(env, 0, health=6)
     after = act(env, STOP)
     assert after.terminated.item()

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from tests.training.envs.battlefield import ATTACK, NEVER, Placed, battle, command, of
+from tests.training.envs.conformance import play
 from training.envs.skirmish import scenario as scenarios
 from training.envs.skirmish.env import SkirmishEnv
-from training.envs.skirmish.options import SkirmishOptions
+from training.envs.skirmish.options import OptionError, SkirmishOptions
 from training.envs.skirmish.reward import max_reward
-from training.envs.skirmish.scenario import ScenarioError, load_scenario, map_names
+from training.envs.skirmish.scenario import ScenarioError, load_scenario, map_names, unit_types
 
 #   map: n_agents, n_enemies, episode_limit, obs_dim, state_dim, n_actions, max_reward
 SIZES = {
@@ -214,3 +218,67 @@ def test_a_terrain_of_another_size_is_refused(edit: Edit) -> None:
     edit("terrain.json", lambda raw: raw["terrains"]["band"].pop())
     with pytest.raises(ScenarioError, match=r"terrain\.json: band must be 32 rows"):
         load_scenario("3m")
+
+
+VOID: dict[
+    str, dict[str, Any]
+] = {  # what Void's multiplayer data says otherwise; times in game loops
+    "stalker": {"weapon": {"damage": 13, "bonus": {"armored": 5}, "period": 29.92}},
+    "colossus": {"weapon": {"damage": 10, "bonus": {"light": 5}, "period": 24, "range": 7}},
+    "hydralisk": {"health": 90, "weapon": {"period": 13.2}},
+    "medivac": {"speed": 640 / 4096, "acceleration": 36 / 4096},
+    "spine_crawler": {"weapon": {"period": 29.6}},
+}
+
+
+def test_void_multi_changes_these_numbers_and_nothing_else() -> None:
+    liberty, void = unit_types(), unit_types("void_multi")
+    assert liberty == unit_types("liberty")
+    assert list(void) == list(liberty)
+    for name, unit in liberty.items():
+        changes = dict(VOID.get(name, {}))
+        arms = changes.pop("weapon", {})
+        for key, value in arms.items():
+            now, before = getattr(void[name].weapon, key), getattr(unit.weapon, key)
+            assert now == (value if key == "bonus" else pytest.approx(value))
+            assert now != before
+        for key, value in changes.items():
+            assert getattr(void[name], key) == value != getattr(unit, key)
+        # With those taken back it is the same unit.
+        weapon = void[name].weapon
+        if weapon is not None and unit.weapon is not None:
+            weapon = replace(weapon, **{key: getattr(unit.weapon, key) for key in arms})
+        old = {key: getattr(unit, key) for key in changes}
+        assert replace(void[name], weapon=weapon, **old) == unit
+
+
+def test_battles_by_void_multi() -> None:
+    env = SkirmishEnv("6h_vs_8z", 1, unit_data="void_multi")
+    assert env.world.health[:6].tolist() == [[90]] * 6
+    shown = env.reset()
+    assert shown.obs[0, :, -1].tolist() == [1] * 6  # whole, by what it has
+    assert (shown.state[0, :24].reshape(6, 4)[:, 0] == 1).all()
+    sizes = env.info.obs_dim, env.info.state_dim, env.info.n_actions
+    assert sizes == SIZES["6h_vs_8z"][3:6]
+    most = max_reward(env.scenario, env.options)
+    assert most == SIZES["6h_vs_8z"][6]
+    assert SkirmishEnv("6h_vs_8z", 1).world.health[0].item() == 80
+    # A stalker's shot at another: 13 and 5 to the armored.
+    enemy = Placed(12, 16, cooldown=NEVER)
+    for data, lost in (("liberty", 14), ("void_multi", 18)):
+        env = battle({"stalker": [Placed(9, 16)]}, {"stalker": [enemy]}, unit_data=data)
+        command(env, ATTACK)
+        assert of(env, "shield", 1) == 80 - lost
+
+
+def test_marines_and_zealots_are_the_same_by_either_data() -> None:
+    plays = []
+    for data in ("liberty", "void_multi"):
+        env = SkirmishEnv("3m", 2, seed=1, unit_data=data)
+        plays.append([after.observation.state for after in play(env, torch.arange(2), 20)])
+    assert all(torch.equal(a, b) for a, b in zip(*plays, strict=True))
+
+
+def test_unknown_unit_data_is_refused() -> None:
+    with pytest.raises(OptionError, match="unit_data must be one of liberty, void_multi, not 'x'"):
+        SkirmishEnv("3m", 1, unit_data="x")

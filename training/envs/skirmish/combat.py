@@ -108,8 +108,12 @@ def _turned(
 
 
 def _flight(tables: Tables, edge_distance: Tensor) -> Tensor:
-    """Whole game loops a missile takes to its target; it homes and always arrives."""
-    return torch.ceil(edge_distance / tables.missile_speed.clamp_min(1e-6)).clamp_min(1)
+    """Whole game loops a missile takes to its target; it homes and always arrives.
+
+    A millionth less is taken, so that rounding adds no loop to what is whole.
+    """
+    loops = edge_distance / tables.missile_speed.clamp_min(1e-6)
+    return torch.ceil(loops * (1 - 1e-6)).clamp_min(1)
 
 
 def apply_hits(

@@ -178,10 +178,10 @@ class SkirmishEnv:
         if self.options.enemy_healers == "stay":
             for healer in tables.healers:
                 orders[healer.unit] = STOP
-        x, y = places[:, :1].expand(shape).clone(), places[:, 1:].expand(shape).clone()
+        x, y = (on_grain(places[:, i : i + 1]).expand(shape).clone() for i in (0, 1))
         return World(
-            x=on_grain(x),
-            y=on_grain(y),
+            x=x,
+            y=y,
             face_x=zeros + 1,
             face_y=zeros,
             health=tables.health.expand(shape).clone(),
@@ -212,7 +212,7 @@ class SkirmishEnv:
         dx, dy = goal_x - world.x, goal_y - world.y
         norm = root(dx * dx + dy * dy).clamp_min(1e-6)
         pace = torch.where(norm > 1e-6, self.tables.acceleration * HEAD_START, 0.0)
-        walked = torch.where(pace > 0, pace, self.tables.speed * HEAD_START)
+        walked = torch.where(pace > 0, pace, self.tables.speed * HEAD_START).minimum(norm)
         x = world.x + whole_grains(dx / norm * walked)
         y = world.y + whole_grains(dy / norm * walked)
         looks = self._compass[rng.draw(keys, _FACING_DRAW, self.tables.index) % len(self._compass)]
