@@ -6,10 +6,11 @@ import math
 from typing import Any
 
 from training.envs.single import SingleBattle
+from training.envs.skirmish.enemy_order import TYPE_IDS
 from training.envs.skirmish.features import N_NON_ATTACK, SHOOT_RANGE, SIGHT_RANGE
 from training.envs.skirmish.reward import max_reward
 from training.envs.skirmish.scenario import MAP_SIZE
-from training.envs.starcraft2_units import GAME_IDS, MAP_TYPES, Unit, type_ids
+from training.envs.starcraft2_units import MAP_TYPES, Unit, type_ids
 
 
 class StarCraft2Map:
@@ -35,7 +36,7 @@ class StarCraft2Map:
         self.enemy_state_attr_names += ["shield"] * self.shield_bits_enemy + types
         self._ally_ids, self._enemy_ids = type_ids(scenario, True), type_ids(scenario, False)
         # SMAC's `marine_id` and so on: the id of an agent of that type, 0 where there is none.
-        vars(self).update({f"{kind}_id": self._ally_ids.get(kind, 0) for kind in GAME_IDS})
+        vars(self).update({f"{kind}_id": self._ally_ids.get(kind, 0) for kind in TYPE_IDS})
         self._max_cooldown = {
             ids[unit.name]: unit.smac_max_cooldown
             for ids, units in (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from training.envs.skirmish.enemy_order import TYPE_IDS
 from training.envs.skirmish.scenario import Scenario, UnitType
 from training.envs.skirmish.world import World
 
@@ -20,20 +21,6 @@ MAP_TYPES = {
     ("baneling", "zergling"): "bane",
 }
 """SMAC's `map_type` by the agents' unit types in the order of their one-hot."""
-
-GAME_IDS = {
-    "colossus": 4,
-    "baneling": 9,
-    "marine": 48,
-    "marauder": 51,
-    "medivac": 54,
-    "zealot": 73,
-    "stalker": 74,
-    "spine_crawler": 98,
-    "zergling": 105,
-    "hydralisk": 107,
-}
-"""The game's ids of unit types, which are the enemies' (spec §2.5)."""
 
 FIRST_ALLY_ID = 2000
 """Agents' unit types are the map's own, numbered in the order of the one-hot. The game begins at
@@ -68,7 +55,7 @@ def type_ids(scenario: Scenario, ally: bool) -> dict[str, int]:
     """Type id by the unit type's name, for one side of the map."""
     if ally:
         return {name: FIRST_ALLY_ID + i for i, name in enumerate(scenario.ally_types)}
-    return {name: GAME_IDS[name] for name in scenario.enemy_types}
+    return {name: TYPE_IDS[name] for name in scenario.enemy_types}
 
 
 def units_now(

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from tests.training.envs.battlefield import scenario
+from training.envs.skirmish.enemy_order import TYPE_IDS
 from training.envs.starcraft2 import NO_EFFECT, MultiAgentEnv, StarCraft2Env
-from training.envs.starcraft2_units import GAME_IDS, Unit
+from training.envs.starcraft2_units import Unit
 
 SMAC_ARGUMENTS: dict[str, Any] = {
     "map_name": "8m",
@@ -201,10 +202,10 @@ def test_units_are_objects_with_the_games_names() -> None:
     # Each side's one-hot has its own order (spec §2.5).
     assert [env.get_unit_type_id(u, True) for u in env.agents.values()] == [0, 0, 1, 1, 1]
     enemies = list(env.enemies.values())
-    assert {u.unit_type for u in enemies} == {GAME_IDS["stalker"], GAME_IDS["zealot"]}
+    assert {u.unit_type for u in enemies} == {TYPE_IDS["stalker"], TYPE_IDS["zealot"]}
     assert (env.stalker_id, env.zealot_id) == (stalker.unit_type, zealot.unit_type)  # type: ignore[attr-defined]
     assert env.marine_id == 0  # type: ignore[attr-defined]
-    by_type = {GAME_IDS["zealot"]: 0, GAME_IDS["stalker"]: 1}
+    by_type = {TYPE_IDS["zealot"]: 0, TYPE_IDS["stalker"]: 1}
     assert [env.get_unit_type_id(u, False) for u in enemies] == [
         by_type[u.unit_type] for u in enemies
     ]
