@@ -147,7 +147,7 @@ def test_friends_who_fight_are_walked_round() -> None:
     command(env, STOP, ATTACK)
     assert passed(env, 1) > TOUCH - 0.1
     assert (of(env, "x", 1), of(env, "y", 1)) == (10.5, 16)
-    assert of(env, "x", 0) > 11.5
+    assert of(env, "x", 0) > 11.25
 
 
 def test_idle_friends_are_not() -> None:
@@ -162,7 +162,7 @@ def test_enemies_are_walked_round_whatever_they_do() -> None:
         env = marines(Placed(9, 16), enemy=enemy)
         assert passed(env, 1) > TOUCH - 0.1
         assert (of(env, "x", 1), of(env, "y", 1)) == (10.5, 16)
-        assert of(env, "x", 0) > 11.5
+        assert of(env, "x", 0) > 11.25
 
 
 # ----------------------------------------------------------- after a blow

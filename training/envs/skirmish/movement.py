@@ -23,6 +23,7 @@ from training.envs.skirmish.world import (
     root,
 )
 
+PUSHES = 2  # rounds of pushing in a loop: in a crowd one leaves units in each other
 CHANGE_SIDE = 60.0  # degrees of turn that a unit rather takes than to change sides
 NUDGE = 1 / 64  # walked beyond the edge of weapon range, so that rounding never leaves it short
 
@@ -56,7 +57,8 @@ def move(world: World, tables: Tables, near: Pairs, line: Aim) -> World:
     way_x, way_y = to_x * cosine - to_y * sine, to_x * sine + to_y * cosine
     x = world.x + whole_grains(way_x * step)
     y = world.y + whole_grains(way_y * step)
-    x, y = push_apart(world, tables, walks, fights, x, y)
+    for _ in range(PUSHES):
+        x, y = push_apart(world, tables, walks, fights, x, y)
     x, y = _stay_on_ground(world, tables, x, y)
     face_x = torch.where(goes, way_x, world.face_x)
     face_y = torch.where(goes, way_y, world.face_y)
@@ -101,7 +103,7 @@ def _free_turn(
     to_x: Tensor,
     to_y: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The least turn off a way (a unit vector) that does not run into somebody standing close by.
+    """The least turn off a way (a unit vector) that does not run into somebody standing ahead.
 
     Friends who stand idle make room, and are not walked round.
 
