@@ -28,7 +28,7 @@ demo: setup ## train 3s5z from scratch, export, serve, win over gRPC (about 12 m
 	$(BIN)/python -m training.demo
 
 test: setup check ## the whole suite: linters, types, tests
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --dist worksteal
 
 check: setup ## ruff and mypy
 	$(BIN)/ruff check .
