@@ -68,7 +68,7 @@ def test_sampling_obeys_the_rules_with_or_without_a_mask() -> None:
 
 
 def test_all_agents_stay_until_the_battle_ends_and_the_dead_do_nothing() -> None:
-    env = parallel_env(scenario(["marine", "marine"], ["stalker"] * 4, to=(9, 16)), seed=2)
+    env = parallel_env(scenario(["marine"] * 5, ["stalker"] * 4, to=(9, 16)), seed=2)
     env.reset()
     had_dead = False
     while True:
@@ -88,7 +88,7 @@ def test_all_agents_stay_until_the_battle_ends_and_the_dead_do_nothing() -> None
     assert len(set(rewards.values())) == 1
     assert set(terminations.values()) == {True}
     assert set(truncations.values()) == {False}
-    assert infos["marine_1"]["dead_allies"] == 2
+    assert infos["marine_1"]["dead_allies"] == 5
 
 
 def test_a_time_out_is_a_truncation_whatever_smacs_option_says() -> None:
