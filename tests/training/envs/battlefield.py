@@ -120,10 +120,9 @@ def alter(env: SkirmishEnv, unit: int, **values: float) -> Observation:
     """Change numbers of a unit in every battle (x, y, health, shield, cooldown, ...)."""
     changed = {}
     for name, value in values.items():
-        changed[name] = getattr(env._world, name).clone()
+        changed[name] = getattr(env.world, name).clone()
         changed[name][unit] = value
-    env._world = replace(env._world, **changed)
-    return env._observe()
+    return env.put(replace(env.world, **changed))
 
 
 def scatter(env: SkirmishEnv, generator: torch.Generator) -> Observation:
@@ -131,7 +130,7 @@ def scatter(env: SkirmishEnv, generator: torch.Generator) -> Observation:
 
     In every other battle they stand within ten of each other, so that they see one another.
     """
-    world = env._world
+    world = env.world
 
     def draw(most: float | torch.Tensor, grain: float = GRAIN) -> torch.Tensor:
         drawn = torch.rand(world.x.shape, generator=generator) * most
@@ -152,7 +151,7 @@ def scatter(env: SkirmishEnv, generator: torch.Generator) -> Observation:
     )
     whole = torch.rand(world.x.shape, generator=generator) > 0.7
     health = torch.where(whole, most_health, draw(most_health).clamp_min(1 / GRAIN))
-    env._world = replace(
+    scattered = replace(
         world,
         x=x,
         y=y,
@@ -161,17 +160,17 @@ def scatter(env: SkirmishEnv, generator: torch.Generator) -> Observation:
         energy=draw(most_energy),
         cooldown=draw(40.0),
     )
-    return env._observe()
+    return env.put(scattered)
 
 
 def show(env: SkirmishEnv) -> Observation:
     """What the battles show now."""
-    return env._observe()
+    return env.put(env.world)
 
 
 def see(env: SkirmishEnv, what: str) -> npt.NDArray[np.float64]:
     """[E, N] of x, y, health, shield or cooldown."""
-    values: torch.Tensor = getattr(env._world, what)
+    values: torch.Tensor = getattr(env.world, what)
     return values.T.double().cpu().numpy()
 
 
@@ -193,12 +192,13 @@ def command(env: SkirmishEnv, *actions: int, loops: int = 1) -> None:
     The game takes orders that SMAC does not offer: an attack or a heal from further than 6.
     """
     for _ in range(loops):
-        orders = torch.tensor([actions] * env.n_envs, device=env.device).T
-        world = env._give_orders(env._world, orders)
+        orders = torch.tensor([actions] * env.n_envs, device=env.device)
+        slots = env._slots
+        world, _ = env._give_orders(slots, orders, env._available)
         for loop in range(env.options.step_mul):
-            now = env._steps * env.options.step_mul + loop
-            world = env._tick(world, env.tables, env._keys, now)
-        env._world, env._steps = world, env._steps + 1
+            now = slots.steps * env.options.step_mul + loop
+            world = env._tick(world, env.tables, slots.keys, now)
+        env._slots = slots._replace(world=world, steps=slots.steps + 1)
 
 
 def act(env: SkirmishEnv, *actions: int) -> Transition:

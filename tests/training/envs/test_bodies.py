@@ -134,7 +134,7 @@ def passed(env: SkirmishEnv, other: int) -> float:
         goal = of(env, "x", 0) + 2
         for _ in range(8):
             alter(env, 0, order=1, target=-1, goal_x=goal, goal_y=16)
-            env._world = env._tick(env._world, env.tables, env._keys, env._steps)
+            env.put(env._tick(env.world, env.tables, env._slots.keys, env._slots.steps))
             x, y = (see(env, what)[0] for what in "xy")
             assert np.hypot(x[0] - x[other], y[0] - y[other]) >= TOUCH - 0.05
             aside = max(aside, abs(y[0] - 16))

@@ -122,7 +122,7 @@ def test_scripted_players_fight_the_same_battle_in_any_order(smacs_own: bool) ->
     )
     players = [ClosestEnemy(env) for env in (created, shuffled)]
     actions = [torch.tensor([[STOP] * 4] * 4)] * 2
-    shown = [env._observe() for env in (created, shuffled)]
+    shown = [env.put(env.world) for env in (created, shuffled)]
     for _ in range(12):
         if not smacs_own:
             actions = [player.act(o) for player, o in zip(players, shown, strict=True)]

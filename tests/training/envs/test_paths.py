@@ -146,7 +146,7 @@ def walker(name: str, kind: str, n_envs: int) -> tuple[SkirmishEnv, npt.NDArray[
     for what, values in zip(("x", "y", "goal_x", "goal_y"), (*starts, *goals), strict=True):
         places[what] = getattr(world, what).clone()
         places[what][1] = torch.as_tensor(values)
-    env._world = replace(world, **places)
+    env.put(replace(world, **places))
     return env, goals
 
 
@@ -213,12 +213,13 @@ def test_a_crowd_pushes_nobody_over_a_wall(at: tuple[float, float]) -> None:
     x, y = ((torch.rand(64, 64, generator=draw) * 3276).round() / 4096 - 0.4 for _ in "xy")
     on_grid = [round(v * 4096) / 4096 for v in at]
     alive = torch.arange(64)[:, None] < torch.arange(2, 66)[None]
-    env._world = replace(
+    crowd = replace(
         world,
         x=torch.cat((world.x[:2], ((x * 4096).round() / 4096 + on_grid[0]))),
         y=torch.cat((world.y[:2], ((y * 4096).round() / 4096 + on_grid[1]))),
         health=torch.cat((world.health[:2], world.health[2:] * alive)),
     )
+    env.put(crowd)
     for _ in range(4):
         command(env, STOP, STOP, loops=1)
         at_x, at_y = see(env, "x")[:, 2:], see(env, "y")[:, 2:]

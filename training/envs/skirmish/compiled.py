@@ -9,6 +9,7 @@ makes no difference to a battle whether, or when, one of them falls back.
 from __future__ import annotations
 
 import dataclasses
+import types
 import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -16,15 +17,19 @@ from typing import Any, TypeVar
 import torch
 
 F = TypeVar("F", bound=Callable[..., Any])
-VARIANTS = 256  # compiled forms kept of one function: one for each map and number of battles
 
 
 def compiled(function: F, device: torch.device) -> F:
-    """The function as it runs fastest on the device; itself, with one warning, if that fails."""
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)
+    """The function as it runs fastest on the device; itself, with one warning, if that fails.
+
+    What is no tensor (maps, options, tables' flags) is built in when it is first called and must
+    not change after: looking whether it has takes a fifth of a small step's time.
+    """
     on_gpu = device.type == "cuda"
-    mode = "reduce-overhead" if on_gpu else None
-    fast = torch.compile(function, fullgraph=True, dynamic=False, mode=mode)
+    options: dict[str, Any] = {"triton.cudagraphs": True} if on_gpu else {}
+    if hasattr(torch.compiler, "keep_tensor_guards_unsafe"):  # torch 2.8
+        options["guard_filter_fn"] = torch.compiler.keep_tensor_guards_unsafe
+    fast = torch.compile(_copy(function), fullgraph=True, dynamic=False, options=options)
     current: Callable[..., Any] = fast
 
     def run(*args: Any) -> Any:
@@ -44,6 +49,17 @@ def compiled(function: F, device: torch.device) -> F:
             return function(*args)
 
     return run  # type: ignore[return-value]
+
+
+def _copy(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function as another object: torch keeps what it has compiled by the function's
+    code, and would take what was built in for one environment for another's."""
+    if isinstance(function, types.MethodType):
+        return types.MethodType(_copy(function.__func__), function.__self__)
+    assert isinstance(function, types.FunctionType)
+    code, name = function.__code__.replace(), function.__name__
+    defaults, closure = function.__defaults__, function.__closure__
+    return types.FunctionType(code, function.__globals__, name, defaults, closure)
 
 
 def _copied(values: Any) -> Any:

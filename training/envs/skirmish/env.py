@@ -42,13 +42,33 @@ HEAD_START = 1  # game loops the enemies have walked before the first observatio
 _GOAL_DRAW, _FACING_DRAW = 1 << 20, (1 << 20) + 1  # counters that no game loop reaches
 
 
-class Outcome(NamedTuple):
-    """What a step has brought; all but the world [E]."""
+class Slots(NamedTuple):
+    """How the E battles stand. No tensor of it is ever changed: a step makes a new one."""
 
     world: World
+    battle_ids: Tensor
+    """[E] int64."""
+    keys: Tensor
+    """[E] int64, of the battles' draws."""
     steps: Tensor
-    decided: Tensor
+    """[E] int64, taken in the episode."""
+    over: Tensor
+    """[E] bool."""
     truncated: Tensor
+    """[E] bool."""
+    last_actions: Tensor
+    """[n, E] int64, -1 right after a reset."""
+    heuristic_target: Tensor
+    """[n, E] int64, of SMAC's scripted player."""
+    enemy_index: Tensor | None
+    """[k, E] int64, the enemy, by order of creation, that is shown as each; None if it is the same
+    one in all battles."""
+
+
+class Outcome(NamedTuple):
+    """What a step has brought beside the battles as they now stand; all [E]."""
+
+    decided: Tensor
     won: Tensor
     reward: Tensor
     dead_allies: Tensor
@@ -116,17 +136,9 @@ class SkirmishEnv:
         compass = torch.stack((angles.cos(), angles.sin()), 1)
         self._compass = compass.to(self.device, torch.float32)
         self._compile(compile)
-        self._next_battle = 0
         self._spawn = self._spawn_world()
-        self._world = self._spawn
-        self._keys = torch.zeros(n_envs, dtype=torch.int64, device=self.device)
-        self._battle_ids = torch.zeros_like(self._keys)
-        self._steps = torch.zeros_like(self._keys)
-        self._over = torch.zeros(n_envs, dtype=torch.bool, device=self.device)
-        self._truncated = torch.zeros_like(self._over)
-        self._last_actions = self._no_actions()
-        self._heuristic_target = self._no_actions()
-        self._enemy_index: Tensor | None = None
+        self._slots = self._empty_slots()
+        self._next_battle = 0
         self.reset()
         self._next_battle = 0
 
@@ -136,9 +148,8 @@ class SkirmishEnv:
         def made(function: F) -> F:
             return compiled(function, self.device) if fast else function
 
-        self._tick, self._show = made(tick), made(self.features.show)
+        self._tick, self._begin = made(tick), made(self._begun)
         self._give_orders, self._settle = made(self._ordered), made(self._settled)
-        self._begin = made(self._begun)
 
     # ------------------------------------------------------------------ reset
 
@@ -149,21 +160,11 @@ class SkirmishEnv:
         if battle_ids is None:
             battle_ids = self._next_battle + torch.cumsum(mask, 0) - 1
         battle_ids = battle_ids.to(self.device, torch.int64)
-        begun = battle_ids[mask]
-        if len(begun):
-            self._next_battle = max(self._next_battle, int(begun.max()) + 1)
-        self._battle_ids = torch.where(mask, battle_ids, self._battle_ids)
-        self._keys = torch.where(mask, rng.battle_keys(self.seed, battle_ids), self._keys)
-        self._world = self._begin(mask, self._spawn, self._world, self._keys)
-        order = self._enemies_in_order(self._world)
-        if order is not None:
-            before = order if self._enemy_index is None else self._enemy_index
-            self._enemy_index = torch.where(mask, order, before)
-        self._steps = torch.where(mask, 0, self._steps)
-        self._over, self._truncated = self._over & ~mask, self._truncated & ~mask
-        self._last_actions = torch.where(mask, -1, self._last_actions)
-        self._heuristic_target = torch.where(mask, NOBODY, self._heuristic_target)
-        return self._observe()
+        self._slots, observation = self._begin(mask, battle_ids, self._spawn, self._slots)
+        highest = torch.where(mask, battle_ids, -1).max()
+        self._next_battle = max(self._next_battle, int(highest) + 1)
+        self._available = observation.avail_actions
+        return observation
 
     def _spawn_world(self) -> World:
         """All units at their places, [N, E], before any order."""
@@ -202,8 +203,38 @@ class SkirmishEnv:
             pending_target=nobody,
         )
 
-    def _begun(self, mask: Tensor, world: World, others: World, keys: Tensor) -> World:
-        """The battles of `mask` as they begin: the enemies have their order and are on their way.
+    def _empty_slots(self) -> Slots:
+        """Before the first reset."""
+        numbers = torch.zeros(self.n_envs, dtype=torch.int64, device=self.device)
+        no, nobody = numbers.bool(), torch.full_like(self._spawn.target[: self._n], NOBODY)
+        keys = rng.battle_keys(self.seed, numbers)
+        order = self._enemies_in_order(self._spawn, keys)
+        return Slots(self._spawn, numbers, keys, numbers, no, no, nobody, nobody, order)
+
+    def _begun(
+        self, mask: Tensor, battle_ids: Tensor, spawn: World, others: Slots
+    ) -> tuple[Slots, Observation]:
+        """New battles in the slots of `mask`, the others as they are, and what all show."""
+        keys = torch.where(mask, rng.battle_keys(self.seed, battle_ids), others.keys)
+        world = self._set_out(spawn, keys).where(mask, others.world)
+        order = self._enemies_in_order(world, keys)
+        if order is not None:
+            order = torch.where(mask, order, others.enemy_index)  # type: ignore[arg-type]
+        slots = Slots(
+            world=world,
+            battle_ids=torch.where(mask, battle_ids, others.battle_ids),
+            keys=keys,
+            steps=torch.where(mask, 0, others.steps),
+            over=others.over & ~mask,
+            truncated=others.truncated & ~mask,
+            last_actions=torch.where(mask, -1, others.last_actions),
+            heuristic_target=torch.where(mask, NOBODY, others.heuristic_target),
+            enemy_index=order,
+        )
+        return slots, self._shown(slots)
+
+    def _set_out(self, world: World, keys: Tensor) -> World:
+        """The battles as they begin: the enemies have their order and are on their way.
 
         Who is not under way looks anywhere.
         A group's order leads each of its units to the point plus its place in the group.
@@ -213,20 +244,17 @@ class SkirmishEnv:
         norm = root(dx * dx + dy * dy).clamp_min(1e-6)
         pace = torch.where(norm > 1e-6, self.tables.acceleration * HEAD_START, 0.0)
         walked = torch.where(pace > 0, pace, self.tables.speed * HEAD_START).minimum(norm)
-        x = world.x + whole_grains(dx / norm * walked)
-        y = world.y + whole_grains(dy / norm * walked)
         looks = self._compass[rng.draw(keys, _FACING_DRAW, self.tables.index) % len(self._compass)]
-        begun = replace(
+        return replace(
             world,
-            x=x,
-            y=y,
+            x=world.x + whole_grains(dx / norm * walked),
+            y=world.y + whole_grains(dy / norm * walked),
             face_x=torch.where(norm > 1e-6, dx / norm, looks[..., 0]),
             face_y=torch.where(norm > 1e-6, dy / norm, looks[..., 1]),
             goal_x=goal_x,
             goal_y=goal_y,
             pace=pace,
         )
-        return begun.where(mask, others)
 
     def _goals(self, world: World, keys: Tensor) -> tuple[Tensor, Tensor]:
         """Where everybody is ordered to; those without a point: where they are."""
@@ -248,71 +276,80 @@ class SkirmishEnv:
     def step(self, actions: Tensor) -> Transition:
         """Advance every battle by one step; see `BatchedEnv.step`."""
         actions = actions.to(self.device, torch.int64)
-        self._check(actions)
-        orders = self._heuristic_orders() if self.options.heuristic_ai else actions.T
-        world = self._give_orders(self._world, self._as_created(orders))
+        shape = (self.n_envs, self._n)
+        if actions.shape != shape:
+            raise ValueError(f"actions have shape {tuple(actions.shape)}, expected {shape}")
+        slots = self._slots
+        orders = actions
+        if self.options.heuristic_ai:  # it plays by itself, and ignores the masks as SMAC's does
+            orders, slots = self._heuristic_orders(slots)
+        world, forbidden = self._give_orders(slots, orders, self._available)
+        if not self.options.heuristic_ai:
+            self._refuse(forbidden, actions)
         for i in range(self.options.step_mul):
-            loop = self._steps * self.options.step_mul + i
-            world = self._tick(world, self.tables, self._keys, loop)
-        outcome = self._settle(self._world, world, self._over, self._steps)
-        self._last_actions = torch.where(self._over, self._last_actions, actions.T)
-        self._world, self._steps = outcome.world, outcome.steps
-        self._truncated = outcome.truncated
-        self._over = outcome.decided | outcome.truncated
+            loop = slots.steps * self.options.step_mul + i
+            world = self._tick(world, self.tables, slots.keys, loop)
+        self._slots, outcome, observation = self._settle(slots, world, actions)
+        self._available = observation.avail_actions
         return Transition(
-            observation=self._observe(),
+            observation=observation,
             reward=outcome.reward,
             terminated=outcome.decided,
-            truncated=outcome.truncated.clone(),
+            truncated=self._slots.truncated.clone(),
             battle_won=outcome.won,
             dead_allies=outcome.dead_allies,
             dead_enemies=outcome.dead_enemies,
         )
 
-    def _settled(self, before: World, after: World, was_over: Tensor, steps: Tensor) -> Outcome:
+    def _settled(
+        self, before: Slots, after: World, actions: Tensor
+    ) -> tuple[Slots, Outcome, Observation]:
         """What a step of the game loop has come to; battles that were over stay as they were."""
-        world = before.where(was_over, after)
-        steps = torch.where(was_over, steps, steps + 1)
+        was_over = before.over
+        world = before.world.where(was_over, after)
+        steps = torch.where(was_over, before.steps, before.steps + 1)
         code = self._ending(world.health)
         decided = code != UNDECIDED
-        reward = self._reward(before.health, before.shield, world.health, world.shield, code)
+        truncated = ~decided & (steps >= self.info.episode_limit)
+        old = before.world
+        reward = self._reward(old.health, old.shield, world.health, world.shield, code)
         dead = world.health <= 0
-        return Outcome(
-            world=world,
-            steps=steps,
+        outcome = Outcome(
             decided=decided,
-            truncated=~decided & (steps >= self.info.episode_limit),
             won=(code == WON) & ~was_over,
             reward=torch.where(was_over, 0.0, reward),
             dead_allies=dead[: self._n].sum(0),
             dead_enemies=dead[self._n :].sum(0),
         )
+        slots = before._replace(
+            world=world,
+            steps=steps,
+            over=decided | truncated,
+            truncated=truncated,
+            last_actions=torch.where(was_over, before.last_actions, actions.T),
+        )
+        return slots, outcome, self._shown(slots)
 
-    def _check(self, actions: Tensor) -> None:
-        shape = (self.n_envs, self._n)
-        if actions.shape != shape:
-            raise ValueError(f"actions have shape {tuple(actions.shape)}, expected {shape}")
-        n_actions = self.info.n_actions
-        known = (actions >= 0) & (actions < n_actions)
-        index = actions.clamp(0, n_actions - 1)
-        available = self._available.permute(2, 0, 1).gather(2, index[:, :, None])[:, :, 0]
-        if self.options.heuristic_ai:  # it plays by itself, and ignores the masks as SMAC's does
-            available = torch.ones_like(available)
-        wrong = ~(available & known) & ~self._over[:, None]
-        if bool(wrong.any()):
-            slot, agent = (int(i) for i in wrong.nonzero()[0])
-            raise UnavailableActionError(
-                int(self._battle_ids[slot]), agent, int(actions[slot, agent])
-            )
+    def _refuse(self, forbidden: Tensor, actions: Tensor) -> None:
+        """Raise for the first of the actions that are forbidden, [E, n] bool, if there is one."""
+        if bool(forbidden.any()):
+            slot, agent = (int(i) for i in forbidden.nonzero()[0])
+            battle = int(self._slots.battle_ids[slot])
+            raise UnavailableActionError(battle, agent, int(actions[slot, agent]))
 
-    def _ordered(self, world: World, actions: Tensor) -> World:
-        """Turn actions [n, E] into orders; an attack on the same target goes on undisturbed.
+    def _ordered(self, slots: Slots, by_battle: Tensor, available: Tensor) -> tuple[World, Tensor]:
+        """Turn actions [E, n] into orders; an attack on the same target goes on undisturbed.
+
+        Returns also which actions are not among the available ones, [E, n] bool.
 
         What the game refuses, it does as if nothing had been said: an attack on somebody whom the
         weapon cannot hit, healing somebody unhurt, or no-op for a living unit (SMAC's heuristic
         for an idle medivac).
         """
-        n = self._n
+        n, world, n_actions = self._n, slots.world, self.info.n_actions
+        allowed = available.gather(2, by_battle.clamp(0, n_actions - 1)[:, :, None])[:, :, 0]
+        allowed = allowed & (by_battle >= 0) & (by_battle < n_actions)
+        actions = self._as_created(by_battle.T, slots.enemy_index)
         alive = world.health[:n] > 0
         targeted = actions >= N_NON_ATTACK
         heals = targeted & self._heals
@@ -339,7 +376,7 @@ class SkirmishEnv:
         def with_allies(now: Tensor, allies: Tensor) -> Tensor:
             return torch.cat((allies, now[n:]))
 
-        return replace(
+        ordered = replace(
             world,
             order=with_allies(world.order, torch.where(obeys, order, world.order[:n])),
             target=with_allies(world.target, target),
@@ -348,73 +385,64 @@ class SkirmishEnv:
             windup=with_allies(world.windup, world.windup[:n].masked_fill(interrupted, -1.0)),
             cooldown=with_allies(world.cooldown, torch.where(interrupted, 0.0, world.cooldown[:n])),
         )
+        return ordered, ~allowed & ~slots.over[:, None]
 
-    def _as_created(self, actions: Tensor) -> Tensor:
+    def _as_created(self, actions: Tensor, enemy_index: Tensor | None) -> Tensor:
         """Actions [n, E] with the enemies numbered as they were created, as orders take them."""
-        if self._enemy_index is None:
+        if enemy_index is None:
             return actions
         shown = (actions - N_NON_ATTACK).clamp(0, self.info.n_enemies - 1)
-        attack = self._enemy_index.gather(0, shown) + N_NON_ATTACK
+        attack = enemy_index.gather(0, shown) + N_NON_ATTACK
         attacks = actions >= N_NON_ATTACK
         if self.features.heals is not None:  # a healer's actions number agents
             attacks = attacks & ~self.features.heals
         return torch.where(attacks, attack, actions)
 
-    def _heuristic_orders(self) -> Tensor:
-        """SMAC's `heuristic_ai` as actions [n, E], whatever the masks say."""
-        units = self.features.units(self._world, self._enemy_index)
-        orders, self._heuristic_target = self._scripted.orders(
-            units, self._heuristic_target, self._available
-        )
-        return orders
+    def _heuristic_orders(self, slots: Slots) -> tuple[Tensor, Slots]:
+        """SMAC's `heuristic_ai` as actions [E, n], whatever the masks say, and whom it now aims
+        at."""
+        units = self.features.units(slots.world, slots.enemy_index)
+        available = self._available.permute(1, 2, 0)
+        orders, target = self._scripted.orders(units, slots.heuristic_target, available)
+        return orders.T, slots._replace(heuristic_target=target)
 
     # ----------------------------------------------------------------- viewing
 
     @property
     def world(self) -> World:
         """The units of all battles as they are now; allies by agent id, then enemies."""
-        return self._world
+        return self._slots.world
 
-    def _observe(self) -> Observation:
-        shown = self._show(self._world, self._last_actions, self._steps, self._enemy_index)
-        self._available = shown.available
+    def put(self, world: World) -> Observation:
+        """Go on from this world, made of `world`, instead: what would come of it, debugging."""
+        self._slots = self._slots._replace(world=world)
+        observation = self._shown(self._slots)
+        self._available = observation.avail_actions
+        return observation
+
+    def _shown(self, slots: Slots) -> Observation:
+        shown = self.features.show(slots.world, slots.last_actions, slots.steps, slots.enemy_index)
         return shown.by_battle()
 
-    def _enemies_in_order(self, world: World) -> Tensor | None:
-        """[k, E] the enemy, by order of creation, that SMAC would list as each; None if it is the
-        same one in all battles."""
+    def _enemies_in_order(self, world: World, keys: Tensor) -> Tensor | None:
+        """See `Slots.enemy_index`."""
         enemies, n = self.scenario.enemy_units, self._n
-        order = self.options.enemy_order
-        return enemy_indices(order, enemies, world.x[n:], world.y[n:], self._keys)
-
-    def _no_actions(self) -> Tensor:
-        return torch.full((self._n, self.n_envs), -1, dtype=torch.int64, device=self.device)
+        return enemy_indices(self.options.enemy_order, enemies, world.x[n:], world.y[n:], keys)
 
     # -------------------------------------------------------------- checkpoint
 
     def state_dict(self) -> dict[str, Any]:
         """The world and the counters, as tensors and plain values."""
-        world = {f.name: getattr(self._world, f.name).clone() for f in fields(World)}
-        return {"world": world, "next_battle": self._next_battle, **self._slots()}
+        world = {f.name: getattr(self.world, f.name).clone() for f in fields(World)}
+        slots = self._slots._asdict().items()
+        rest = {name: value.clone() for name, value in slots if isinstance(value, Tensor)}
+        return {"world": world, "next_battle": self._next_battle, **rest}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state_dict` of an environment of the same map, size and options."""
-        self._world = World(**{k: v.to(self.device) for k, v in state["world"].items()})
+        world = World(**{name: value.to(self.device) for name, value in state["world"].items()})
+        names = [name for name in Slots._fields if name != "world" and name in state]
+        rest = {name: state[name].to(self.device) for name in names}
+        self._slots = self._slots._replace(**rest)
         self._next_battle = int(state["next_battle"])
-        for name in self._slots():
-            setattr(self, f"_{name}", state[name].to(self.device))
-        self._observe()
-
-    def _slots(self) -> dict[str, Tensor]:
-        names: tuple[str, ...] = (
-            "battle_ids",
-            "keys",
-            "steps",
-            "over",
-            "truncated",
-            "last_actions",
-            "heuristic_target",
-        )
-        if self._enemy_index is not None:
-            names += ("enemy_index",)
-        return {name: getattr(self, f"_{name}").clone() for name in names}
+        self.put(world)
