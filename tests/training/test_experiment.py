@@ -21,7 +21,7 @@ from training.experiment.__main__ import Command, main, plan_lines, stopping, wo
 from training.experiment.estimate import Pace
 from training.experiment.job import training_words
 from training.experiment.plan import Experiment, PlannedRun, load_experiment
-from training.experiment.standing import clear_leftovers, standing
+from training.experiment.standing import clear_leftovers, is_held, standing
 from training.metrics import read_metrics, wilson_interval
 from training.run_folder import RunFolder
 
@@ -187,6 +187,18 @@ def test_told_to_stop_it_goes_on_later_where_it_was(tmp_path: Path) -> None:
     assert isinstance(plan.config, TrainConfig)
     run(plan.config, tmp_path / "whole")
     assert metrics(folder.path) == metrics(tmp_path / "whole")
+
+
+def test_runs_do_not_outlive_a_queue_that_is_killed(tmp_path: Path) -> None:
+    file = experiment_file(tmp_path, maps={"two_step": 1_000_000})
+    folder = RunFolder(tmp_path / "runs" / "tiny" / "two_step-qmix-1")
+    process = start(file)
+    wait_for(lambda: len(read_metrics(folder.metrics)) > 3)
+    assert is_held(folder)
+    process.kill()
+    process.communicate()
+    wait_for(lambda: not is_held(folder))
+    assert any(folder.checkpoints.glob("last-*.pt"))  # it was asked to stop, not killed
 
 
 def test_two_queues_on_one_folder_share_the_work(tmp_path: Path) -> None:

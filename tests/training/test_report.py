@@ -68,8 +68,10 @@ maps:
   3m:
     qmix: {percent: 95, source: Table 1}
     vdn: {says: far below QMIX, source: section 6}
-  5m:
+  2s3z:
     iql: {percent: 10, says: about, source: Table 1}
+  5m:
+    qmix: {percent: 10, source: Table 1}
 """
 
 
@@ -149,7 +151,8 @@ def test_published_numbers_stand_beside_ours(made: Path) -> None:
     assert numbers(rows["3m", "qmix"], "ours", "published", "difference") == [0.9, 0.95, -0.05]
     vdn = rows["3m", "vdn"]
     assert (vdn["published"], vdn["says"], vdn["source"]) == ("", "far below QMIX", "section 6")
-    assert rows["5m", "iql"]["ours"] == ""
+    assert [*rows] == [("3m", "qmix"), ("3m", "vdn"), ("2s3z", "iql")]  # 5m was not played
+    assert rows["2s3z", "iql"]["ours"] == ""
 
 
 def test_every_run_has_its_command_and_what_it_ran_on(made: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -20,6 +22,8 @@ from training.experiment.standing import Standing, clear_leftovers, standing
 from training.run_folder import RunFolder
 
 LAST_LINES = 6
+_PRCTL = ctypes.CDLL(None).prctl
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
@@ -53,7 +57,7 @@ class Job:
 
     def _start(self, words: Sequence[str]) -> subprocess.Popen[bytes]:
         """The process, in a session of its own: a Ctrl-C reaches the queue alone, which passes it
-        on."""
+        on. However the queue ends, the kernel then tells the process to stop."""
         scripted = isinstance(self.run.config, ScriptedConfig)
         with self.log.open("wb") as log, self._out.open("wb") as out:
             return subprocess.Popen(
@@ -63,6 +67,7 @@ class Job:
                 stderr=log,
                 env=os.environ | ONE_THREAD,
                 start_new_session=True,
+                preexec_fn=lambda: _PRCTL(_PR_SET_PDEATHSIG, signal.SIGTERM),
             )
 
     def is_over(self) -> bool:

@@ -73,6 +73,8 @@ class RunQueue:
         finally:
             for job in self._jobs:  # after a second Ctrl-C, or an error of ours
                 job.kill()
+            left = [*(job.run for job in self._jobs), *self._waiting]
+            self.outcome.left += [run.name for run in left]
         return self.outcome
 
     def _start_some(self) -> None:
@@ -147,7 +149,6 @@ class RunQueue:
                     self._settle(job.run, now)
                 else:
                     self.outcome.left.append(job.run.name)
-        self.outcome.left += [run.name for run in self._waiting]
 
     def _folder(self, run: PlannedRun) -> RunFolder:
         return RunFolder(self._path / run.name)
@@ -159,10 +160,14 @@ class RunQueue:
             self._waiting,
             self._n_jobs,
         )
-        lines = [
-            f"{job.run.name}  {now[job.run.name].t_env:,} of {job.run.t_max:,} steps"
-            for job in self._jobs
-        ]
+        lines = [_line(job, now[job.run.name]) for job in self._jobs]
         done = len(self.outcome.finished)
         left = f", about {spell_seconds(seconds)} left" if seconds is not None else ""
         self._progress.show([f"{done} of {self._n_runs} runs are finished{left}", *lines])
+
+
+def _line(job: Job, now: Standing) -> str:
+    if not job.run.t_max:
+        return f"{job.run.name}  playing"
+    won = "" if now.win_rate is None else f"  {now.win_rate:.0%} won"
+    return f"{job.run.name}  {now.t_env:,} of {job.run.t_max:,} steps{won}"

@@ -169,11 +169,12 @@ def times_table(groups: Sequence[Group]) -> Table:
 
 
 def published_table(groups: Sequence[Group], references: Sequence[Reference]) -> Table:
-    """Ours beside what is published, wherever something is."""
+    """Ours beside what is published of the maps that are shown."""
+    maps = {group.map for group in groups}
     ours = {(group.map, group.variant): median(group.finals) for group in groups}
     rows, data = [], []
     for reference in references:
-        for map_name, algos in reference.maps.items():
+        for map_name, algos in ((m, a) for m, a in reference.maps.items() if m in maps):
             for variant, published in algos.items():
                 mine = ours.get((map_name, variant))
                 theirs = None if published.percent is None else published.percent / 100
