@@ -138,6 +138,18 @@ def test_a_command_makes_the_very_run(tmp_path: Path) -> None:
     ]
 
 
+def test_the_example_in_the_documentation_is_sound(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
+    file = tmp_path / "example.yaml"
+    file.write_text(text.split("```yaml\n")[1].split("```")[0])
+    experiment = load_experiment(file)
+    assert len(experiment.runs) == 3 * 3 + 1 + 3 * 2 + 1
+    slow = next(run for run in experiment.runs if run.name == "8m-slow-2")
+    changed = {"lr": 0.001, "batch_size": 64, "test_interval": 20_000, "device": "cpu"}
+    where = {"map_name": "8m", "t_max": 600_000, "seed": 2}
+    assert slow.config == with_values(load_preset("paper"), changed | where, "test")
+
+
 @pytest.mark.parametrize(
     ("name", "algo", "maps"),
     [("paper", "coma", 6), ("ablations", "vdn_s", 3), ("recipes", "qmix", 3)],

@@ -39,7 +39,8 @@ METHODS = (
     "2021). Of a policy that does not learn: Wilson's interval over its battles.",
     "Time to a win rate: the first single test that reached it, the median over seeds; a seed that "
     "never got there counts as later than all others, and how many got there stands beside it. The "
-    "clock is that of the run itself, with tests and everything else in it.",
+    "clock is that of the run itself, with tests and all else in it, on cores that other runs may "
+    "have shared.",
     "A settings hash covers all settings but the seed and those that change no result.",
 )
 
