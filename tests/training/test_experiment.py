@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,15 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.02)
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """The command takes the signals over; give them back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @dataclass(frozen=True)
@@ -226,6 +235,17 @@ def test_a_mistake_in_the_file_ends_it_before_anything_is_written(
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_folder_that_cannot_be_written_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], handlers: None
+) -> None:
+    (tmp_path / "runs").write_text("a file")
+    file = experiment_file(tmp_path)
+    assert main([str(file), "--runs-dir", str(tmp_path / "runs")]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: [Errno 20] Not a directory: ")
+    assert str(tmp_path / "runs" / "tiny") in said
+
+
 def test_minutes_stop_it_and_so_does_a_signal() -> None:
     assert stopping(lambda: False, 0.0)()
     assert not stopping(lambda: False, 1.0)()
@@ -234,17 +254,11 @@ def test_minutes_stop_it_and_so_does_a_signal() -> None:
 
 
 def test_a_queue_that_is_stopped_before_it_starts_leaves_everything(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, handlers: None
 ) -> None:
     file = experiment_file(tmp_path)
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    try:
-        outcome = work(
-            Command(file, minutes=0.0), load_experiment(file).runs, tmp_path / "runs" / "tiny"
-        )
-    finally:
-        signal.signal(signal.SIGINT, before[0])
-        signal.signal(signal.SIGTERM, before[1])
+    runs = load_experiment(file).runs
+    outcome = work(Command(file, minutes=0.0), runs, tmp_path / "runs" / "tiny")
     assert outcome.left == ["two_step-qmix-1"]
     assert not (tmp_path / "runs").exists()
 

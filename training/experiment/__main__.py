@@ -74,7 +74,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command.list:
         print("\n".join(plan_lines(experiment, runs, path)))
         return 0
-    outcome = work(command, runs, path)
+    try:
+        outcome = work(command, runs, path)
+    except OSError as error:  # a full disk, a folder that cannot be written
+        print(
+            f"error: {error}; the same command goes on from the last checkpoints", file=sys.stderr
+        )
+        return 1
     print(summary(outcome))
     return 1 if outcome.failed else 0
 
