@@ -64,7 +64,7 @@ def _draw_win_rate(axes: Axes, rows: Sequence[Row]) -> None:
         )
     axes.set_ylim(-2, 102)
     axes.set_ylabel("battles won (%)", color=INK)
-    _dress(axes)
+    dress(axes)
     axes.legend(frameon=False, fontsize=8, loc="lower right", labelcolor=INK)
 
 
@@ -78,13 +78,14 @@ def _draw_return(axes: Axes, rows: Sequence[Row]) -> None:
             axes.plot(*zip(*points, strict=True), label=label, color=color, linewidth=width)
     axes.set_ylabel("return", color=INK)
     axes.set_xlabel("environment steps", color=INK)
-    axes.xaxis.set_major_formatter(_spell_steps)
-    _dress(axes)
+    axes.xaxis.set_major_formatter(spell_steps)
+    dress(axes)
     if axes.has_data():
         axes.legend(frameon=False, fontsize=8, loc="lower right", labelcolor=INK)
 
 
-def _dress(axes: Axes) -> None:
+def dress(axes: Axes) -> None:
+    """A quiet grid and no frame."""
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(colors=MUTED, labelsize=8, length=0)
@@ -93,7 +94,8 @@ def _dress(axes: Axes) -> None:
     axes.spines["bottom"].set_color(GRID)
 
 
-def _spell_steps(steps: float, _: Any) -> str:
+def spell_steps(steps: float, _: Any = None) -> str:
+    """Environment steps for an axis or a table: 20 k, 1.5 M."""
     if steps >= 1_000_000:
         return f"{steps / 1e6:g} M"
     return f"{steps / 1e3:g} k" if steps >= 1_000 else f"{steps:g}"
