@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 import tyro
 import yaml
 
+from training.algorithms import ALGORITHMS, describe
 from training.envs import ENVS, nearest
 
 PRESETS = Path(__file__).parent / "presets"
@@ -26,6 +27,7 @@ EnvArg = bool | int | float | str
 # Flags with a plainer name than PyMARL's key, which is kept as a second one.
 MapName = Annotated[str, tyro.conf.arg(name="map", aliases=("--map-name",))]
 EnvSteps = Annotated[int, tyro.conf.arg(name="env-steps", aliases=("--t-max",))]
+Algo = Annotated[str, tyro.conf.arg(metavar="{" + ",".join(ALGORITHMS) + "}", help=describe())]
 Parallel = Annotated[int, tyro.conf.arg(name="parallel", aliases=("--batch-size-run",))]
 
 
@@ -44,14 +46,16 @@ class TaskConfig:
     is named."""
     env_args: dict[str, EnvArg] = field(default_factory=dict)
     """The environment's own settings, as NAME VALUE pairs."""
-    algo: Literal["qmix", "vdn", "iql"] = "qmix"
-    """QMIX mixes the agents' values by the state, VDN adds them up, IQL leaves them apart."""
+    algo: Algo = "qmix"
+    """What learns: a name in `training.algorithms.ALGORITHMS`."""
     seed: int = 1
     """Fixes the battles, the exploration, the initial weights and the replay's sampling."""
 
     def __post_init__(self) -> None:
         if self.env not in ENVS:
             raise ConfigError(f"env: there is no {self.env!r}{nearest(self.env, ENVS)}")
+        if self.algo not in ALGORITHMS:
+            raise ConfigError(f"algo: there is no {self.algo!r}{nearest(self.algo, ALGORITHMS)}")
 
 
 @dataclass(frozen=True)

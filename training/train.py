@@ -137,7 +137,7 @@ def train(folder: RunFolder, config: TrainConfig, goes_on: bool, stop: StopSigna
         import torch
 
         from training import checkpoint
-        from training.algorithms.q_learner import NonFiniteLossError
+        from training.algorithms.learner import NonFiniteLossError
         from training.allocator import keep_freed_memory
         from training.replay import ReplayTooLargeError
         from training.rollout import ReplayMismatchError

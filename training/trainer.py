@@ -23,7 +23,9 @@ import torch
 
 from training import checkpoint
 from training.actor import Actor, ActorError, Order, Result, StoppedError, TestOrder, TestResult
-from training.algorithms.q_learner import LearnerConfig, NonFiniteLossError, QLearner
+from training.algorithms import ALGORITHMS
+from training.algorithms.learner import Learner, NonFiniteLossError
+from training.algorithms.q_learner import QLearner
 from training.config import ConfigError, TrainConfig
 from training.curve import draw_curve
 from training.envs import make_env, map_label
@@ -88,7 +90,7 @@ class Trainer:
             play.epsilon_start, play.epsilon_finish, play.epsilon_anneal_time
         )
         torch.manual_seed(seed)
-        self.learner = QLearner(info, learner_config(config), torch.device(device))
+        self.learner = build_learner(config, info, torch.device(device))
         try:
             size = replay_size(info, learning.buffer_size, learning.buffer_bytes)
         except ValueError as error:
@@ -277,7 +279,7 @@ class Trainer:
 
     def _draw(self) -> None:
         task = self.config.task
-        title = f"{task.algo.upper()} on {map_label(task.map_name)}"
+        title = f"{ALGORITHMS[task.algo].title} on {map_label(task.map_name)}"
         draw_curve(read_metrics(self.folder.metrics), self.folder.curve, title)
         self._drawn_at = time.monotonic()
 
@@ -386,13 +388,9 @@ class Trainer:
         return checkpoint.agent_state(weights, self.info, self.config, counters)
 
 
-def learner_config(config: TrainConfig) -> LearnerConfig:
-    """The learner's share of the settings."""
-    names = {f.name for f in dataclasses.fields(LearnerConfig)}
-    settings = dataclasses.asdict(config.learning)
-    return LearnerConfig(
-        mixer=config.task.algo, **{k: v for k, v in settings.items() if k in names}
-    )
+def build_learner(config: TrainConfig, info: EnvInfo, device: torch.device) -> Learner:
+    """The learner of the run's algorithm."""
+    return QLearner(info, config.task.algo, config.learning, device)
 
 
 def software(device: str) -> dict[str, str]:
