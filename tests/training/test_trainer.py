@@ -140,7 +140,14 @@ def test_minutes_end_a_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("algo", "expected"),
-    [("iql", 7.0), ("vdn", 7.0), ("vdn_s", 7.0), ("qmix_lin", 7.0), ("qmix_ns", 8.0), ("qmix", 8.0)],
+    [
+        ("iql", 7.0),
+        ("vdn", 7.0),
+        ("vdn_s", 7.0),
+        ("qmix_lin", 7.0),
+        ("qmix_ns", 8.0),
+        ("qmix", 8.0),
+    ],
 )
 def test_a_hidden_layer_finds_the_best_return_and_sums_the_best_that_adds_up(
     tmp_path: Path, algo: str, expected: float
