@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from serving.manifest import parse_manifest
 from tests.training.runs import metrics, run, training, weights_sha256
+from training import evaluate, export
 from training.actor import LocalActor, Order, Result
 from training.checkpoint import load_last
 from training.config import TrainConfig, load_preset, with_values
@@ -113,13 +115,31 @@ def test_stopped_within_a_round_it_goes_on_from_the_one_before(tmp_path: Path) -
 
 def test_battles_of_the_simulator_go_on_too(tmp_path: Path) -> None:
     values = {"env": "skirmish", "map_name": "3m", "compile_env": False, "batch_size_run": 3}
-    values |= {"batch_size": 4, "t_max": 300, "test_interval": 150, "test_nepisode": 1}
+    values |= {"batch_size": 4, "t_max": 180, "test_interval": 100, "test_nepisode": 1}
     config = small_coma(**values)
     run(config, tmp_path / "whole")
-    run(with_values(config, {"t_max": 150}, "test"), tmp_path / "parts")
+    run(with_values(config, {"t_max": 90}, "test"), tmp_path / "parts")
     run(config, tmp_path / "parts")
     assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
     assert weights_sha256(tmp_path / "parts") == weights_sha256(tmp_path / "whole")
+
+
+def test_its_agent_is_evaluated_and_exported_as_any_other(tmp_path: Path) -> None:
+    run(small_coma(map_name="two_step"), tmp_path / "runs" / "mine")
+    models, runs_dir = tmp_path / "models", tmp_path / "runs"
+    folder = export.main(export.Command("mine", "game", models, episodes=10, runs_dir=runs_dir))
+    manifest = parse_manifest((folder / "manifest.json").read_bytes())
+    assert manifest.algorithm == "coma"
+    assert manifest.training.command.startswith("python -m training.train --preset coma ")
+    card = " ".join((folder / "MODEL_CARD.md").read_text().split())
+    assert "trained with COMA in" in card
+    assert "nothing of the critic is in the file" in card
+    assert "not values: the logits of the policy that was trained" in card
+    plays = [
+        evaluate.run(evaluate.Command(str(policy), "two_step", 8, env="two_step"))
+        for policy in (runs_dir / "mine", folder)
+    ]
+    assert plays[0].actions_sha256 == plays[1].actions_sha256
 
 
 def test_rows_have_pymarl_names(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ critic's as it was when it came to each time step.
 
 A dead agent's one action has probability 1 and advantage 0: it teaches the policy nothing, but
 counts in the mean, and in the critic's, as it does in PyMARL.
+
+The learner sees observations rounded to float16, as they are kept; the players did not.
 """
 
 from __future__ import annotations

@@ -21,6 +21,8 @@ from training.types import EnvInfo, EpisodeBatch
 class QLearner:
     """Trains an agent network and a mixer on whole episodes (PyMARL's QLearner).
 
+    A dead agent's one action has a value too, which is mixed like any other, as in PyMARL.
+
     Weights are drawn from torch's global generator: seed it first.
 
     Args:
