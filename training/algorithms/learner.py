@@ -19,7 +19,7 @@ class NonFiniteLossError(FloatingPointError):
     def __init__(self, gradient_step: int, loss: float, grad_norm: float) -> None:
         super().__init__(
             f"gradient step {gradient_step}: loss {loss}, gradient norm {grad_norm}; "
-            "the weights were left as they were"
+            "the step was not taken"
         )
         self.gradient_step = gradient_step
 
