@@ -22,8 +22,9 @@ import torch
 import tyro
 
 from benchmarks.padded_loop import LoopLearner, PaddedBatch, pad
-from training.algorithms.q_learner import LearnerConfig, QLearner
+from training.algorithms.q_learner import QLearner
 from training.allocator import keep_freed_memory
+from training.config import LearningConfig
 from training.replay import ReplayBuffer, replay_size
 from training.types import EnvInfo, Episode, EpisodeBatch
 
@@ -129,7 +130,7 @@ def check_equal(learner: QLearner, loop: LoopLearner, batch: EpisodeBatch) -> No
 def measure(kind: str, threads: int, rounds: int) -> Row:
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    learner = QLearner(INFO, LearnerConfig(), torch.device("cpu"))
+    learner = QLearner(INFO, "qmix", LearningConfig(), torch.device("cpu"))
     loop = LoopLearner(learner)
     batches = make_batches(kind, seed=1)
     check_equal(learner, loop, batches[0])

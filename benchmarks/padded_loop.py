@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.algorithms.q_learner import LearnerConfig, QLearner
+from training.algorithms.q_learner import QLearner
+from training.config import LearningConfig
 from training.networks.agent import DRQN
 from training.networks.mixers import QMixer, VDNMixer
 from training.types import EpisodeBatch
@@ -158,7 +159,7 @@ class LoopLearner:
     """The update on padded batches, starting from another learner's weights."""
 
     def __init__(self, learner: QLearner) -> None:
-        self.config: LearnerConfig = learner.config
+        self.config: LearningConfig = learner.config
         self.agent, self.mixer = LoopAgent(learner.agent), _loop_mixer(learner.mixer)
         self.target_agent = LoopAgent(learner.target_agent)
         self.target_mixer = _loop_mixer(learner.target_mixer)

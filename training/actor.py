@@ -1,8 +1,9 @@
 """The playing half of a run: simulator, acting and tests, here or in a process of its own.
 
 Playing and learning alternate in rounds. A round's `Order` carries the weights of the last round's
-end; while the actor plays, the learner trains on what earlier rounds brought. Who is faster changes
-nothing, so a run repeats to the bit, and so it does whether the actor is a process or not.
+end; while the actor plays, the learner trains on what earlier rounds brought (on-policy: before
+it). Who is faster changes nothing, so a run repeats to the bit, and so it does whether the actor is
+a process or not.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from training.algorithms import ALGORITHMS
 from training.config import TrainConfig
 from training.envs import make_env
 
@@ -31,8 +33,9 @@ if TYPE_CHECKING:
 
     from training.envs.base import BatchedEnv
     from training.networks.agent import DRQN
-    from training.rollout import BattleList
+    from training.rollout import BattleList, Rollout
     from training.types import BattleRecord, EnvInfo, Episode
+    from training.whole_battles import WholeBattles
 
 POLL_SECONDS = 0.05
 
@@ -67,6 +70,7 @@ class Order:
 
     weights: dict[str, torch.Tensor]
     n_env_steps: int
+    """At least so many: what plays has its own smallest unit, a step of all battles or a batch."""
     test: TestOrder | None = None
     """A test to begin; one that is under way goes on otherwise."""
     n_test_steps: int | None = None
@@ -88,6 +92,8 @@ class Result:
     """What a round brought."""
 
     episodes: list[Episode]
+    n_env_steps: int
+    """Played in this round."""
     test: TestResult | None
     """The test that ended in this round."""
     state: dict[str, Any]
@@ -211,18 +217,12 @@ class Player:
 
     def __init__(self, config: TrainConfig, device: str, state: Mapping[str, Any] | None) -> None:
         # Imported here, so that a trainer can start its playing process before it imports torch.
-        from training.exploration import LinearSchedule
-        from training.rollout import AgentPolicy, Rollout
-
         self._config, self._device = config, device
         self._envs: dict[int, BatchedEnv] = {}
-        play = config.play
-        env = self._make_env(play.batch_size_run)
+        env = self._make_env(config.play.batch_size_run)
         self.info = env.info
         self._agent = self._build_agent()
-        epsilon = LinearSchedule(play.epsilon_start, play.epsilon_finish, play.epsilon_anneal_time)
-        policy = AgentPolicy(self._agent, env.n_envs, epsilon, config.task.seed)
-        self._rollout = Rollout(env, policy)
+        self._rollout = self._build_rollout(env)
         self._test: Test | None = None
         if state is not None:
             self._restore(state)
@@ -234,8 +234,9 @@ class Player:
         if ended is not None:
             self._test = None
         self._agent.load_state_dict(order.weights)
+        before = self._rollout.env_steps
         episodes = self._rollout.play(order.n_env_steps)
-        return Result(episodes, ended, self._state())
+        return Result(episodes, self._rollout.env_steps - before, ended, self._state())
 
     def _state(self) -> dict[str, Any]:
         test = self._test.state() if self._test is not None else None
@@ -251,6 +252,19 @@ class Player:
         agent = self._build_agent()
         agent.load_state_dict(weights)
         return Test(order, agent, self._test_env)
+
+    def _build_rollout(self, env: BatchedEnv) -> Rollout | WholeBattles:
+        from training.exploration import LinearSchedule
+        from training.rollout import AgentPolicy, Rollout
+        from training.whole_battles import SamplingPolicy, WholeBattles
+
+        play, task = self._config.play, self._config.task
+        epsilon = LinearSchedule(play.epsilon_start, play.epsilon_finish, play.epsilon_anneal_time)
+        if ALGORITHMS[task.algo].on_policy:
+            n_battles = self._config.learning.batch_size
+            policy = SamplingPolicy(self._agent, env.n_envs, task.seed)
+            return WholeBattles(env, policy, n_battles, epsilon)
+        return Rollout(env, AgentPolicy(self._agent, env.n_envs, epsilon, task.seed))
 
     def _build_agent(self) -> DRQN:
         from training.networks.agent import DRQN

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 import tyro
 import yaml
 
+from training.algorithms import ALGORITHMS, describe
 from training.envs import ENVS, nearest
 
 PRESETS = Path(__file__).parent / "presets"
@@ -26,6 +27,7 @@ EnvArg = bool | int | float | str
 # Flags with a plainer name than PyMARL's key, which is kept as a second one.
 MapName = Annotated[str, tyro.conf.arg(name="map", aliases=("--map-name",))]
 EnvSteps = Annotated[int, tyro.conf.arg(name="env-steps", aliases=("--t-max",))]
+Algo = Annotated[str, tyro.conf.arg(metavar="{" + ",".join(ALGORITHMS) + "}", help=describe())]
 Parallel = Annotated[int, tyro.conf.arg(name="parallel", aliases=("--batch-size-run",))]
 
 
@@ -44,14 +46,16 @@ class TaskConfig:
     is named."""
     env_args: dict[str, EnvArg] = field(default_factory=dict)
     """The environment's own settings, as NAME VALUE pairs."""
-    algo: Literal["qmix", "vdn", "iql"] = "qmix"
-    """QMIX mixes the agents' values by the state, VDN adds them up, IQL leaves them apart."""
+    algo: Algo = "qmix"
+    """What learns: a name in `training.algorithms.ALGORITHMS`."""
     seed: int = 1
     """Fixes the battles, the exploration, the initial weights and the replay's sampling."""
 
     def __post_init__(self) -> None:
         if self.env not in ENVS:
             raise ConfigError(f"env: there is no {self.env!r}{nearest(self.env, ENVS)}")
+        if self.algo not in ALGORITHMS:
+            raise ConfigError(f"algo: there is no {self.algo!r}{nearest(self.algo, ALGORITHMS)}")
 
 
 @dataclass(frozen=True)
@@ -83,11 +87,14 @@ class PlayConfig:
     """Compile the simulator's loop: half a minute at the first start, kept on disk for the next;
     the battles are the same. It pays where playing is slower than learning."""
     batch_size_run: Parallel = 64
-    """Battles in parallel. How much is learned per battle does not depend on it."""
+    """Battles in parallel. How much is learned per battle does not depend on it. coma: at most
+    `batch_size`."""
     round_steps: int = 16
-    """Steps each parallel battle takes between two exchanges of weights and episodes."""
+    """Steps each parallel battle takes between two exchanges of weights and episodes. Not for coma,
+    which plays `batch_size` whole battles."""
     epsilon_start: float = 1.0
-    """Chance of a random available action at the first step."""
+    """Chance of a random available action at the first step; coma's floor under every action's
+    chance."""
     epsilon_finish: float = 0.05
     """The same after `epsilon_anneal_time`."""
     epsilon_anneal_time: int = 50_000
@@ -104,17 +111,20 @@ class LearningConfig:
 
     gradient_steps_per_episode: float = 1.0
     """Gradient steps per finished episode. Times `batch_size` it is the replay ratio: how many
-    steps are trained on per step played (PyMARL's one battle at a time: 1, a ratio of 32)."""
+    steps are trained on per step played (PyMARL's one battle at a time: 1, a ratio of 32). Not for
+    coma, which trains on every battle once."""
     batch_size: int = 32
     """Episodes per gradient step."""
     buffer_size: int = 5000
-    """Episodes the replay holds; the oldest leave first."""
+    """Episodes the replay holds; the oldest leave first. Not for coma, which has none."""
     buffer_bytes: int = 1_000_000_000
     """Memory the replay may take; on large maps it holds fewer episodes for it."""
     optimizer: Literal["rmsprop", "adam"] = "rmsprop"
     """The optimiser."""
     lr: float = 5e-4
     """Learning rate."""
+    critic_lr: float = 5e-4
+    """Learning rate of coma's critic."""
     optim_alpha: float = 0.99
     """RMSprop's smoothing."""
     optim_eps: float = 1e-5
@@ -130,7 +140,8 @@ class LearningConfig:
     target_update_interval: int = 200
     """Time between copies of the online networks to the target networks."""
     target_update_unit: Literal["episodes", "gradient_steps"] = "episodes"
-    """What the interval counts: episodes played, as in PyMARL, or gradient steps."""
+    """What the interval counts: episodes played, as in PyMARL, or gradient steps. coma: always its
+    critic's steps, as in PyMARL."""
     rnn_hidden_dim: int = 64
     """Width of the agent network and its recurrent memory."""
     mixing_embed_dim: int = 32
@@ -141,7 +152,8 @@ class LearningConfig:
     """Their hidden width."""
 
     def __post_init__(self) -> None:
-        _require_positive(self, "gradient_steps_per_episode", "batch_size", "buffer_size", "lr")
+        _require_positive(self, "gradient_steps_per_episode", "batch_size", "buffer_size")
+        _require_positive(self, "lr", "critic_lr")
         _require_positive(
             self, "buffer_bytes", "optim_eps", "grad_norm_clip", "target_update_interval"
         )
@@ -182,6 +194,20 @@ class TrainConfig:
     play: PlayConfig = field(default_factory=PlayConfig)
     learning: LearningConfig = field(default_factory=LearningConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
+
+    def __post_init__(self) -> None:
+        if not ALGORITHMS[self.task.algo].on_policy:
+            return
+        algo, batch, parallel = self.task.algo, self.learning.batch_size, self.play.batch_size_run
+        if parallel > batch:
+            raise ConfigError(
+                f"batch_size_run: {algo} plays batches of {batch} battles (batch_size), so at most "
+                f"{batch} of them in parallel, not {parallel}"
+            )
+        if self.play.epsilon_finish == 1.0:
+            raise ConfigError(
+                f"epsilon_finish: at 1 all actions of {algo} stay random; it learns nothing"
+            )
 
     def as_dict(self) -> dict[str, Any]:
         """All settings by name, without the groups."""
@@ -252,9 +278,9 @@ def with_values(config: TrainConfig, values: Mapping[str, Any], source: str) -> 
         by_group.setdefault(homes[key], {})[key] = _typed(value, expected, key, source)
     try:
         groups = {g: dataclasses.replace(getattr(config, g), **v) for g, v in by_group.items()}
+        return dataclasses.replace(config, **groups)
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from None
-    return dataclasses.replace(config, **groups)
 
 
 def changed_settings(old: TrainConfig, new: TrainConfig) -> list[str]:

@@ -109,8 +109,8 @@ def export_agent(
         files["curve.png"] = curve.read_bytes()
     sentence = (
         f"Checked over {parity.episodes} whole battles, {parity.rows:,} steps of single agents: "
-        f"torch and onnxruntime chose the same actions, and no Q value differed by more than "
-        f"{parity.max_difference:.1e}."
+        f"torch and onnxruntime chose the same actions, and none of `q_values` differed by more "
+        f"than {parity.max_difference:.1e}."
     )
     files["MODEL_CARD.md"] = model_card(summary, sentence, "curve.png" in files).encode()
     manifest = summary | {

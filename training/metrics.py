@@ -6,6 +6,8 @@ Every row of metrics.jsonl has `t_env`, the environment steps it speaks of, and 
         over the battles finished since the last report, played with exploration
     loss, grad_norm, td_error_abs, q_taken_mean, target_mean
         means over the gradient steps since the last report
+    coma_loss, agent_grad_norm, advantage_mean, pi_max, critic_loss, critic_grad_norm
+        COMA's in place of loss and grad_norm
     epsilon, episode, gradient_steps, buffer_episodes
     test_return_mean, test_battle_won_mean, ... as above, over a greedy test's battles;
         test_battle_won_ci95 is the 95 % interval of its win rate

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from training.algorithms import ALGORITHMS
+
+LOGITS = (
+    "not values: the logits of the policy that was trained, not masked; `action` is the likeliest"
+)
+
 
 def model_card(manifest: dict[str, Any], parity: str, has_curve: bool) -> str:
     """MODEL_CARD.md.
@@ -19,13 +25,16 @@ def model_card(manifest: dict[str, Any], parity: str, has_curve: bool) -> str:
     software = "\n".join(
         f"| {name} | {version} |" for name, version in training["software"].items()
     )
+    algorithm = ALGORITHMS[manifest["algorithm"]]
+    left_out = "critic" if algorithm.on_policy else "mixer"
+    outputs = LOGITS if algorithm.on_policy else "not masked"
     curve = "\n![Learning curve](curve.png)\n" if has_curve else ""
     return f"""# {manifest["name"]} {manifest["version"]}
 
 The network of one agent, shared by a team of {dims["n_agents"]} ({team}) on `{manifest["map"]}`,
-trained with {manifest["algorithm"].upper()} in the environment
+trained with {algorithm.title} in the environment
 `{manifest["environment"]["name"]}`. Each agent runs it by itself, on what it alone sees; nothing of
-the mixer is in the file.
+the {left_out} is in the file.
 
 | | |
 |---|---|
@@ -62,7 +71,7 @@ N rows, each one agent at one step, in any mixture.
 | output | type and shape | |
 |---|---|---|
 | action | int64 [N] | the best available action, the first one of equals |
-| q_values | float32 [N, {dims["n_actions"]}] | not masked |
+| q_values | float32 [N, {dims["n_actions"]}] | {outputs} |
 | next_hidden | float32 [N, {dims["hidden_dim"]}] | to be carried to the agent's next step |
 
 {parity}

@@ -44,6 +44,19 @@ class GradientSchedule:
         return self._first + math.ceil(gradient_step / self._ratio)
 
 
+class OnceEachSchedule:
+    """One gradient step for every batch of episodes: each is learned from once."""
+
+    def __init__(self, batch_size: int) -> None:
+        self._batch_size = batch_size
+
+    def due(self, episodes: int) -> int:
+        return episodes // self._batch_size
+
+    def episodes_at(self, gradient_step: int) -> int:
+        return gradient_step * self._batch_size
+
+
 def crossed(interval: int, before: int, now: int) -> bool:
     """Whether a multiple of `interval` lies after `before` and not after `now`."""
     return now // interval > before // interval

@@ -247,7 +247,7 @@ class BattleList:
 
     def __init__(self, env: BatchedEnv, policy: Policy, battle_ids: Sequence[int]) -> None:
         self._battles = Battles(env, keep_observations=False)
-        self._steps = _play(self._battles, policy, battle_ids)
+        self._steps = battle_steps(self._battles, policy, battle_ids)
         self._battle_ids = battle_ids
         self._played: dict[int, BattleRecord] = {}
 
@@ -292,7 +292,8 @@ def rebuild_episodes(
     waiting: dict[int, Episode] = {}
     n_given = 0
     with _naming_the_battle():
-        for ended, transition in _play(battles, LoggedPolicy(battles.env, logged), list(logged)):
+        policy = LoggedPolicy(battles.env, logged)
+        for ended, transition in battle_steps(battles, policy, list(logged)):
             if not ended.any():
                 continue
             for episode in battles.episodes(ended, transition):
@@ -303,7 +304,7 @@ def rebuild_episodes(
                 n_given += 1
 
 
-def _play(
+def battle_steps(
     battles: Battles, policy: Policy, battle_ids: Sequence[int]
 ) -> Iterator[tuple[torch.Tensor, Transition]]:
     """Yields, for each step, which slots' battles it ended ([E] bool) and the transition."""

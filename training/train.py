@@ -22,7 +22,14 @@ try:
     import tyro
 
     from training.actor import ActorError, LocalActor, ProcessActor, StoppedError
-    from training.config import ConfigError, TrainConfig, changed_settings, load_preset
+    from training.algorithms import ALGORITHMS
+    from training.config import (
+        ConfigError,
+        TaskConfig,
+        TrainConfig,
+        changed_settings,
+        load_preset,
+    )
     from training.envs import check_task, default_map
     from training.progress import Progress
     from training.run_folder import RunFolder, RunFolderError, find_run_folder, new_run_folder
@@ -37,9 +44,10 @@ if TYPE_CHECKING:
 class Source:
     """Where the settings come from before the flags change them."""
 
-    preset: str = "tuned"
-    """tuned wins soonest on two cores, paper has PyMARL's numbers; or the path of a YAML of your
-    own, which holds only what differs from PyMARL's. The flags below go on top."""
+    preset: str | None = None
+    """tuned wins soonest on two cores, paper has PyMARL's numbers, coma PyMARL's for COMA; or the
+    path of a YAML of your own, which holds only what differs from PyMARL's. The flags below go on
+    top. None: coma for --algo coma, else tuned."""
     resume: str | None = None
     """Go on with this run, given by folder or name. Only its stop rules can be changed."""
     runs_dir: Path = Path("runs")
@@ -47,8 +55,15 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Named:
+    """The flag that decides which preset is the usual one."""
+
+    algo: str = TaskConfig.algo
+
+
+@dataclass(frozen=True)
 class Command(Source):
-    """Train a team of agents with QMIX, VDN or IQL.
+    """Train a team of agents with QMIX, VDN, IQL, COMA or one of QMIX's ablations.
 
     A run's folder holds its settings, metrics.jsonl, TensorBoard events, the learning curve and
     checkpoints. Ctrl-C writes a checkpoint and ends the run (twice: at once). --resume goes on
@@ -97,7 +112,8 @@ def choose_run(arguments: Sequence[str]) -> tuple[RunFolder, TrainConfig, bool]:
         Source, args=arguments, default=Source(), add_help=False, return_unknown_args=True
     )
     if source.resume is None:
-        command = _add_flags(arguments, source, load_preset(source.preset))
+        preset = source.preset or _preset_of_algorithm(arguments)
+        command = _add_flags(arguments, source, load_preset(preset))
         config = with_default_map(command.config)
         task = config.task
         try:
@@ -109,7 +125,7 @@ def choose_run(arguments: Sequence[str]) -> tuple[RunFolder, TrainConfig, bool]:
     before = folder.load_config()
     command = _add_flags(arguments, source, before)
     changes = changed_settings(before, command.config)
-    changes += [f"preset: {source.preset}"] if source.preset != Source.preset else []
+    changes += [f"preset: {source.preset}"] if source.preset is not None else []
     changes += [f"name: {command.name}"] if command.name is not None else []
     if changes:
         raise ConfigError(
@@ -117,6 +133,15 @@ def choose_run(arguments: Sequence[str]) -> tuple[RunFolder, TrainConfig, bool]:
             f"changed: {'; '.join(changes)}"
         )
     return folder, command.config, True
+
+
+def _preset_of_algorithm(arguments: Sequence[str]) -> str:
+    """The preset of the algorithm that the flags name; of the usual one if they name none that is
+    known, which is for `_add_flags` to refuse."""
+    named, _ = tyro.cli(
+        Named, args=arguments, default=Named(), add_help=False, return_unknown_args=True
+    )
+    return ALGORITHMS.get(named.algo, ALGORITHMS[Named.algo]).preset
 
 
 def _add_flags(arguments: Sequence[str], source: Source, config: TrainConfig) -> Command:
@@ -137,7 +162,7 @@ def train(folder: RunFolder, config: TrainConfig, goes_on: bool, stop: StopSigna
         import torch
 
         from training import checkpoint
-        from training.algorithms.q_learner import NonFiniteLossError
+        from training.algorithms.learner import NonFiniteLossError
         from training.allocator import keep_freed_memory
         from training.replay import ReplayTooLargeError
         from training.rollout import ReplayMismatchError

@@ -2,8 +2,10 @@
 
 In a round the actor plays `round_steps` steps of each battle with the weights of the last round's
 end, while the learner takes the gradient steps due for the episodes of earlier rounds. Then they
-exchange. Nothing in a round depends on the clock, so a run repeats to the bit on a CPU; the clock
-decides only when a checkpoint is written, and when to stop.
+exchange. On-policy they take turns: the learner trains on the last round's battles, then the actor
+plays a batch of whole battles with the weights of that moment. Nothing in a round depends on the
+clock, so a run repeats to the bit on a CPU; the clock decides only when a checkpoint is written,
+and when to stop.
 
 Between two rounds everything that the next one needs is at hand. That snapshot is what checkpoints
 are made of, also when a signal or an error breaks the next round off.
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,7 +26,10 @@ import torch
 
 from training import checkpoint
 from training.actor import Actor, ActorError, Order, Result, StoppedError, TestOrder, TestResult
-from training.algorithms.q_learner import LearnerConfig, NonFiniteLossError, QLearner
+from training.algorithms import ALGORITHMS
+from training.algorithms.coma import COMALearner
+from training.algorithms.learner import Learner, NonFiniteLossError
+from training.algorithms.q_learner import QLearner
 from training.config import ConfigError, TrainConfig
 from training.curve import draw_curve
 from training.envs import make_env, map_label
@@ -37,7 +43,7 @@ from training.metrics import (
     read_metrics,
     scalars_of_test,
 )
-from training.pace import Counts, GradientSchedule, Speed, crossed
+from training.pace import Counts, GradientSchedule, OnceEachSchedule, Speed, crossed
 from training.progress import Progress, spell_seconds
 from training.replay import ReplayBuffer, ReplaySize, replay_size
 from training.rollout import TEST_BATTLES, rebuild_episodes
@@ -81,18 +87,15 @@ class Trainer:
     ) -> None:
         self.config, self.folder, self.info, self.device = config, folder, info, device
         self.actor, self.progress, self.stop = actor, progress, stop
-        play, learning, seed = config.play, config.learning, config.task.seed
-        self.round_size = play.round_steps * play.batch_size_run  # environment steps
-        self.schedule = GradientSchedule(learning.gradient_steps_per_episode, learning.batch_size)
-        self.epsilon = LinearSchedule(
-            play.epsilon_start, play.epsilon_finish, play.epsilon_anneal_time
-        )
+        play, seed = config.play, config.task.seed
+        self.on_policy = ALGORITHMS[config.task.algo].on_policy
+        # Environment steps, at least. On-policy a round is a batch of battles, whatever it takes.
+        self.round_size = 1 if self.on_policy else play.round_steps * play.batch_size_run
+        self.schedule = learning_schedule(config)
+        self.epsilon = epsilon_schedule(config)
         torch.manual_seed(seed)
-        self.learner = QLearner(info, learner_config(config), torch.device(device))
-        try:
-            size = replay_size(info, learning.buffer_size, learning.buffer_bytes)
-        except ValueError as error:
-            raise ConfigError(f"buffer_bytes: {error}") from error
+        self.learner = build_learner(config, info, torch.device(device))
+        size = memory_size(config, info)
         progress.say(introduction(config, info, device, size))
         self.replay = ReplayBuffer(info, size, np.random.default_rng(seed), device)
         self.counts, self.since_report = Counts(), SinceReport()
@@ -131,18 +134,22 @@ class Trainer:
         return reason
 
     def _play_a_round(self) -> None:
-        order = self._order(self.round_size, self._test_is_due(), self.config.play.round_steps)
+        if self.on_policy:  # no battle may be played with weights that have yet to learn
+            self._learn()
+        n_test_steps = None if self.on_policy else self.config.play.round_steps
+        order = self._order(self.round_size, self._test_is_due(), n_test_steps)
         self.actor.begin(order)
-        self._learn()
+        if not self.on_policy:
+            self._learn()
         result = self.actor.finish(self.stop)
-        self._receive(order, result)
+        self._receive(result)
         self._unsaved = self._snapshot(result)
         self._save_and_draw_now_and_then()
         self._tell()
 
     def _order(self, n_env_steps: int, test: bool, n_test_steps: int | None = None) -> Order:
         """Play so many steps with the present weights, and perhaps begin a test of them. A test
-        takes as many rounds as it needs: the actor has time to spare for its steps."""
+        takes as many rounds as it needs where the actor has time to spare for its steps."""
         weights = {k: v.detach().clone() for k, v in self.learner.agent.state_dict().items()}
         return Order(weights, n_env_steps, self._test_order() if test else None, n_test_steps)
 
@@ -159,14 +166,14 @@ class Trainer:
             values = torch.stack(list(scalars.values())).tolist()
             self.since_report.learning.append(dict(zip(scalars, values, strict=True)))
 
-    def _receive(self, order: Order, result: Result) -> None:
+    def _receive(self, result: Result) -> None:
         before = self.counts.env_steps
         self.replay.add(result.episodes)
         self.since_report.battles += [episode.record for episode in result.episodes]
-        self.counts.env_steps += order.n_env_steps
+        self.counts.env_steps += result.n_env_steps
         self.counts.episodes += len(result.episodes)
         self.counts.seconds = self.speed.seconds()
-        if order.n_env_steps:
+        if result.n_env_steps:
             self.speed.mark(self.counts.env_steps)
         if result.test is not None:
             self._receive_test(result.test)
@@ -197,9 +204,8 @@ class Trainer:
         if self.since_report.battles:
             self._report()
         if not self._goal_is_reached():
-            order = self._order(0, test=True)
-            self.actor.begin(order)
-            self._receive(order, self.actor.finish(self.stop))
+            self.actor.begin(self._order(0, test=True))
+            self._receive(self.actor.finish(self.stop))
 
     # ------------------------------------------------------- tests and reports
 
@@ -277,7 +283,7 @@ class Trainer:
 
     def _draw(self) -> None:
         task = self.config.task
-        title = f"{task.algo.upper()} on {map_label(task.map_name)}"
+        title = f"{ALGORITHMS[task.algo].title} on {map_label(task.map_name)}"
         draw_curve(read_metrics(self.folder.metrics), self.folder.curve, title)
         self._drawn_at = time.monotonic()
 
@@ -386,13 +392,40 @@ class Trainer:
         return checkpoint.agent_state(weights, self.info, self.config, counters)
 
 
-def learner_config(config: TrainConfig) -> LearnerConfig:
-    """The learner's share of the settings."""
-    names = {f.name for f in dataclasses.fields(LearnerConfig)}
-    settings = dataclasses.asdict(config.learning)
-    return LearnerConfig(
-        mixer=config.task.algo, **{k: v for k, v in settings.items() if k in names}
-    )
+def build_learner(config: TrainConfig, info: EnvInfo, device: torch.device) -> Learner:
+    """The learner of the run's algorithm."""
+    if ALGORITHMS[config.task.algo].on_policy:
+        return COMALearner(info, config.learning, epsilon_schedule(config), device)
+    return QLearner(info, config.task.algo, config.learning, device)
+
+
+def epsilon_schedule(config: TrainConfig) -> LinearSchedule:
+    """Environment steps -> ε."""
+    play = config.play
+    return LinearSchedule(play.epsilon_start, play.epsilon_finish, play.epsilon_anneal_time)
+
+
+def learning_schedule(config: TrainConfig) -> GradientSchedule | OnceEachSchedule:
+    """When gradient steps are due."""
+    learning = config.learning
+    if ALGORITHMS[config.task.algo].on_policy:
+        return OnceEachSchedule(learning.batch_size)
+    return GradientSchedule(learning.gradient_steps_per_episode, learning.batch_size)
+
+
+def memory_size(config: TrainConfig, info: EnvInfo) -> ReplaySize:
+    """Of the replay; on-policy it holds one batch, the last one played.
+
+    Raises:
+        ConfigError: `buffer_bytes` do not hold one episode.
+    """
+    learning = config.learning
+    if ALGORITHMS[config.task.algo].on_policy:
+        return replay_size(info, learning.batch_size, max_bytes=sys.maxsize)
+    try:
+        return replay_size(info, learning.buffer_size, learning.buffer_bytes)
+    except ValueError as error:
+        raise ConfigError(f"buffer_bytes: {error}") from error
 
 
 def software(device: str) -> dict[str, str]:
@@ -403,7 +436,15 @@ def software(device: str) -> dict[str, str]:
 def introduction(config: TrainConfig, info: EnvInfo, device: str, replay: ReplaySize) -> str:
     """What a run says first."""
     task, play, learning = config.task, config.play, config.learning
-    ratio = learning.gradient_steps_per_episode * learning.batch_size
+    if ALGORITHMS[task.algo].on_policy:
+        how = [f"on-policy: battles in batches of {learning.batch_size}, each learned from once"]
+    else:
+        steps = learning.gradient_steps_per_episode
+        how = [
+            f"replay ratio {steps * learning.batch_size:g}: {steps:g} gradient steps per episode, "
+            f"each on {learning.batch_size} episodes",
+            str(replay),
+        ]
     goal = config.stop.until_win_rate
     ends = [f"{config.stop.t_max:,} environment steps"]
     ends += [f"{config.stop.minutes:g} minutes"] if config.stop.minutes is not None else []
@@ -412,9 +453,7 @@ def introduction(config: TrainConfig, info: EnvInfo, device: str, replay: Replay
         (
             f"{task.algo} on {info.map_name} ({info.n_agents} against {info.n_enemies}), "
             f"seed {task.seed}; {play.batch_size_run} battles in parallel on {device}",
-            f"replay ratio {ratio:g}: {learning.gradient_steps_per_episode:g} gradient steps per "
-            f"episode, each on {learning.batch_size} episodes",
-            str(replay),
+            *how,
             f"until {' or '.join(ends)}",
         )
     )

@@ -49,6 +49,40 @@ def test_paper_preset_has_pymarl_numbers() -> None:
     assert {name: values[name] for name in pymarl} == pymarl
 
 
+def test_coma_preset_has_pymarl_numbers() -> None:
+    values = load_preset("coma").as_dict()
+    pymarl = {
+        "algo": "coma",
+        "t_max": 2_050_000,
+        "lr": 5e-4,
+        "critic_lr": 5e-4,
+        "optimizer": "rmsprop",
+        "optim_alpha": 0.99,
+        "optim_eps": 1e-5,
+        "grad_norm_clip": 10,
+        "gamma": 0.99,
+        "td_lambda": 0.8,
+        "batch_size": 8,
+        "batch_size_run": 8,
+        "epsilon_start": 0.5,
+        "epsilon_finish": 0.01,
+        "epsilon_anneal_time": 100_000,
+        "target_update_interval": 200,
+        "rnn_hidden_dim": 64,
+        "test_interval": 10_000,
+        "test_nepisode": 32,
+    }
+    assert {name: values[name] for name in pymarl} == pymarl
+
+
+def test_a_run_from_before_there_were_more_settings_still_loads(tmp_path: Path) -> None:
+    values = load_preset("paper").as_dict()
+    del values["critic_lr"]
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(values))
+    assert load_yaml(path) == load_preset("paper")
+
+
 @pytest.mark.parametrize("path", sorted(PRESETS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_preset_holds_only_what_differs(path: Path) -> None:
     defaults = TrainConfig().as_dict()
@@ -73,7 +107,10 @@ def test_a_saved_config_is_a_preset_of_its_own(tmp_path: Path) -> None:
         ({"batch_size": 32.0}, "batch_size must be a whole number, not 32.0 (float)"),
         ({"batch_size": True}, "batch_size must be a whole number, not True (bool)"),
         ({"double_q": 1}, "double_q must be true or false, not 1 (int)"),
-        ({"algo": "qmx"}, "algo must be one of qmix, vdn, iql, not 'qmx' (str); did you mean 'qmi"),
+        ({"algo": "qmx"}, "algo: there is no 'qmx'; did you mean 'qmix'?"),
+        ({"algo": "ppo"}, "algo: there is no 'ppo'; known: coma, iql, qmix, qmix_lin"),
+        ({"gamma": 1.5}, "gamma: must be a fraction between 0 and 1, not 1.5"),
+        ({"td_lambda": -0.1}, "td_lambda: must be a fraction between 0 and 1, not -0.1"),
         ({"hypernet_layers": 3}, "hypernet_layers must be one of 1, 2, not 3 (int)"),
         ({"minutes": "soon"}, "minutes must be a number or null, not 'soon' (str)"),
         ({"env_args": [1]}, "env_args must be a mapping, not [1] (list)"),
@@ -83,6 +120,12 @@ def test_a_saved_config_is_a_preset_of_its_own(tmp_path: Path) -> None:
         ({"t_max": 0}, "t_max: must be more than 0, not 0"),
         ({"lr": float("nan")}, "lr: must be more than 0, not nan"),
         ({"buffer_size": 8}, "buffer_size: 8 episodes cannot fill a batch of 32"),
+        ({"critic_lr": 0}, "critic_lr: must be more than 0, not 0"),
+        ({"algo": "coma"}, "coma plays batches of 32 battles (batch_size), so at most 32 of them"),
+        (
+            {"algo": "coma", "batch_size_run": 8, "epsilon_finish": 1.0},
+            "epsilon_finish: at 1 all actions of coma stay random",
+        ),
         ({"env": "skirmsh"}, "env: there is no 'skirmsh'; did you mean 'skirmish'?"),
     ],
 )

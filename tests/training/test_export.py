@@ -141,6 +141,8 @@ def test_what_is_written(tmp_path: Path) -> None:
     card = (folder / "MODEL_CARD.md").read_text()
     assert "**97.5%** (95.0% to 99.0%, 95 % interval)" in card
     assert "![Learning curve](curve.png)" in card
+    assert "trained with VDN in" in card
+    assert "| q_values | float32 [N, 5] | not masked |" in card
 
 
 def test_golden_rows_are_steps_of_one_episode_that_the_service_reproduces(tmp_path: Path) -> None:
@@ -360,6 +362,7 @@ def test_battles_of_the_runs_own_seed_prove_nothing(tmp_path: Path) -> None:
     [
         ("two_step", {"seed": 5, "lr": 0.01, "t_max": 64}),
         ("tuned", {"map_name": "8m", "double_q": False, "minutes": 7.5, "batch_size_run": 32}),
+        ("coma", {"map_name": "3m", "critic_lr": 0.001}),
         ("paper", {"map_name": "3s5z", "env_args": {"reward_sparse": True}}),
     ],
 )

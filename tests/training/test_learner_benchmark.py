@@ -10,8 +10,9 @@ import torch
 
 from benchmarks import learner as benchmark
 from benchmarks.padded_loop import LoopLearner
-from training.algorithms.q_learner import LearnerConfig, QLearner
+from training.algorithms.q_learner import QLearner
 from training.allocator import keep_freed_memory
+from training.config import LearningConfig
 
 
 def test_one_table_and_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -30,7 +31,7 @@ def test_one_table_and_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 def test_learners_that_differ_are_not_measured() -> None:
     torch.manual_seed(0)
-    learner = QLearner(benchmark.INFO, LearnerConfig(), torch.device("cpu"))
+    learner = QLearner(benchmark.INFO, "qmix", LearningConfig(), torch.device("cpu"))
     loop = LoopLearner(learner)
     with torch.no_grad():
         loop.agent.rnn.bias_hh[0] += 0.1

@@ -96,6 +96,21 @@ def test_killed_at_ten_moments_it_is_the_run_that_was_never_killed(
     assert_same_run(run, whole)
 
 
+def test_coma_killed_within_its_turns_is_the_run_that_was_never_killed(tmp_path: Path) -> None:
+    here = ["--preset", "coma", "--env", "two_step", "--name", "run", "--env-steps", "960"]
+    here += ["--actor", "local", "--checkpoint-seconds", "0.02", "--test-interval", "128"]
+    here += ["--log-interval", "32", "--target-update-interval", "20", "--lr", "0.005"]
+    (tmp_path / "whole").mkdir()
+    finish(start(here, tmp_path / "whole"), tmp_path / "whole")
+    flags, run, draw = here, tmp_path / "run", random.Random(3)
+    for _ in range(3):
+        process = start(flags, tmp_path)
+        flags = ["--resume", "run"]
+        kill_after(process, n_rows(run) + 2, draw.uniform(0.0, 0.1), run)
+    finish(start(flags, tmp_path), tmp_path)
+    assert_same_run(run, tmp_path / "whole" / "run")
+
+
 def kill_after(process: ForkServerProcess, rows: int, seconds: float, run: Path) -> None:
     """Kill it some time after the run's log has so many rows."""
     wait_for(lambda: n_rows(run) >= rows or not process.is_alive())

@@ -8,6 +8,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.training.episodes import make_batch
+from tests.training.slow_coma import lambda_return, steps_of
 from training.algorithms.targets import lambda_returns, one_step_targets
 
 REWARD = torch.tensor([1.0, 4.0, 2.0, 3.0])
@@ -64,3 +66,23 @@ def test_each_agents_column_is_for_itself() -> None:
     for column, values in enumerate((NEXT_VALUE, 2 * NEXT_VALUE)):
         alone = lambda_returns(REWARD, TERMINAL, values, STEP_WIDTHS, gamma=0.5, td_lambda=0.5)
         assert torch.equal(returns[:, [column]], alone)
+
+
+@pytest.mark.parametrize("td_lambda", [0.0, 0.3, 0.8, 1.0])
+def test_returns_equal_a_loop_over_each_episodes_n_step_returns(td_lambda: float) -> None:
+    batch = make_batch((7, 1, 12, 12, 3, 9))  # every third bootstraps at its end
+    next_value = torch.randn(batch.n_steps, 2, generator=torch.Generator().manual_seed(0))
+    returns = lambda_returns(
+        batch.reward, batch.terminal, next_value, batch.widths[1:], 0.9, td_lambda
+    )
+    step_of = steps_of(batch)
+    for episode, length in enumerate(batch.lengths):
+        steps = [step_of[episode, t] for t in range(length)]
+        for column in range(2):
+            rewards = batch.reward[steps].tolist()
+            after = next_value[steps, column].tolist()
+            if bool(batch.terminal[steps[-1]]):
+                after[-1] = 0.0
+            for t in range(length):
+                expected = lambda_return(rewards[t:], after[t:], 0.9, td_lambda)
+                assert float(returns[steps[t], column]) == pytest.approx(expected, abs=1e-5)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from training.algorithms import ALGORITHMS
 from training.checkpoint import load_agent
 from training.config import load_preset, with_values
 from training.envs import two_step
@@ -42,6 +43,25 @@ def test_flags_go_on_top_of_the_preset(tmp_path: Path) -> None:
     assert config == with_values(load_preset("tuned"), expected, "test")
 
 
+def test_an_algorithm_brings_its_preset_unless_one_is_named(tmp_path: Path) -> None:
+    here = ["--runs-dir", str(tmp_path)]
+    for flags, preset, values in (
+        (["--algo", "coma"], "coma", {}),
+        (["--preset", "coma"], "coma", {}),
+        (["--algo=coma", "--lr", "0.1"], "coma", {"lr": 0.1}),
+        (["--algo", "qmix_ns"], "tuned", {"algo": "qmix_ns"}),
+        (["--algo", "iql", "--preset", "paper"], "paper", {"algo": "iql"}),
+        (
+            ["--algo", "coma", "--preset", "tuned", "--parallel", "32"],
+            "tuned",
+            {"algo": "coma", "batch_size_run": 32},
+        ),
+    ):
+        _, config, _ = choose_run([*here, *flags])
+        expected = {"map_name": "3s5z"} | values
+        assert config == with_values(load_preset(preset), expected, "test"), flags
+
+
 def test_the_usual_map_is_written_down(tmp_path: Path) -> None:
     folder, config, _ = choose_run(["--runs-dir", str(tmp_path)])
     assert config.task.map_name == "3s5z"
@@ -59,6 +79,9 @@ def test_the_usual_map_is_written_down(tmp_path: Path) -> None:
         (["--parallel", "0"], "batch_size_run: must be more than 0"),
         (["--resume", "nowhere"], "nowhere: no run here"),
         (["--env", "two_step", "--map", "3m"], "one map, 'two_step'"),
+        (["--algo", "comma"], "algo: there is no 'comma'; did you mean 'coma'?"),
+        (["--algo", "coma", "--preset", "tuned"], "at most 32 of them in parallel, not 128"),
+        (["--algo", "coma", "--parallel", "9"], "coma plays batches of 8 battles (batch_size)"),
         (["--device", "cuda"], "torch finds no cuda device here"),
     ],
 )
@@ -130,6 +153,14 @@ def test_help_explains_every_setting() -> None:
     assert missing == []
     for flag in ("--map", "--env-steps", "--parallel", "--resume", "--preset"):
         assert flag in text
+    words = " ".join(text.replace("│", " ").split())
+    for name, algorithm in ALGORITHMS.items():
+        assert f"{name}: {algorithm.summary}" in words
+
+
+def test_algorithms_can_be_listed_without_torch() -> None:
+    code = "import sys, training.algorithms, training.config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_without_torch_one_line_says_what_to_install(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from tests.training.runs import metrics, run, small_config, training, weights_sha256
 from training.actor import ActorError
-from training.algorithms.q_learner import NonFiniteLossError
+from training.algorithms.learner import NonFiniteLossError
 from training.checkpoint import load_agent, load_last
 from training.config import load_preset, with_values
 from training.envs import make_env, two_step
@@ -138,8 +138,18 @@ def test_minutes_end_a_run(tmp_path: Path) -> None:
     assert run(small_config(minutes=1e-9), tmp_path) == "1e-09 minutes"
 
 
-@pytest.mark.parametrize(("algo", "expected"), [("qmix", 8.0), ("vdn", 7.0)])
-def test_qmix_finds_the_best_return_and_vdn_the_best_that_adds_up(
+@pytest.mark.parametrize(
+    ("algo", "expected"),
+    [
+        ("iql", 7.0),
+        ("vdn", 7.0),
+        ("vdn_s", 7.0),
+        ("qmix_lin", 7.0),
+        ("qmix_ns", 8.0),
+        ("qmix", 8.0),
+    ],
+)
+def test_a_hidden_layer_finds_the_best_return_and_sums_the_best_that_adds_up(
     tmp_path: Path, algo: str, expected: float
 ) -> None:
     config = with_values(load_preset("two_step"), {"algo": algo, "t_max": 900}, "test")

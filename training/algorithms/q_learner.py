@@ -1,99 +1,47 @@
-"""One Q learner for IQL, VDN and QMIX: what differs between them is the mixer it is given."""
+"""One Q learner for IQL, VDN, QMIX and its ablations: what differs is the mixer alone."""
 
 from __future__ import annotations
 
 import copy
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from training.algorithms.learner import NonFiniteLossError, build_optimiser
 from training.algorithms.targets import lambda_returns
+from training.config import LearningConfig
 from training.networks.agent import DRQN
-from training.networks.mixers import IndependentMixer, QMixer, VDNMixer
+from training.networks.mixers import build_mixer
 from training.types import EnvInfo, EpisodeBatch
-
-
-class NonFiniteLossError(FloatingPointError):
-    """The loss or its gradient was not finite; the weights are as they were before the step."""
-
-    def __init__(self, gradient_step: int, loss: float, grad_norm: float) -> None:
-        super().__init__(
-            f"gradient step {gradient_step}: loss {loss}, gradient norm {grad_norm}; "
-            "the weights were left as they were"
-        )
-        self.gradient_step = gradient_step
-
-
-@dataclass(frozen=True)
-class LearnerConfig:
-    """PyMARL's settings, under its names and with its values for QMIX."""
-
-    mixer: Literal["iql", "vdn", "qmix"] = "qmix"
-    gamma: float = 0.99
-    double_q: bool = True
-    """The online network picks the next action, the target network values it."""
-    td_lambda: float = 0.0
-    """λ of TD(λ); 0 is the one-step target."""
-    optimizer: Literal["rmsprop", "adam"] = "rmsprop"
-    lr: float = 5e-4
-    optim_alpha: float = 0.99
-    """RMSprop's smoothing; Adam does not read it."""
-    optim_eps: float = 1e-5
-    grad_norm_clip: float = 10.0
-    """The gradient's largest global norm."""
-    target_update_interval: int = 200
-    target_update_unit: Literal["episodes", "gradient_steps"] = "episodes"
-    """What the interval counts: episodes played, as in PyMARL, or gradient steps."""
-    rnn_hidden_dim: int = 64
-    mixing_embed_dim: int = 32
-    hypernet_layers: Literal[1, 2] = 2
-    hypernet_embed: int = 64
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.gamma <= 1.0:
-            raise ValueError(f"gamma is {self.gamma}; it must lie in 0 to 1")
-        if not 0.0 <= self.td_lambda <= 1.0:
-            raise ValueError(f"td_lambda is {self.td_lambda}; it must lie in 0 to 1")
-        if self.hypernet_layers not in (1, 2):
-            raise ValueError(f"hypernet_layers is {self.hypernet_layers}; it must be 1 or 2")
-
-
-def build_mixer(info: EnvInfo, config: LearnerConfig) -> nn.Module:
-    """The mixer that `config.mixer` names."""
-    if config.mixer == "iql":
-        return IndependentMixer()
-    if config.mixer == "vdn":
-        return VDNMixer()
-    return QMixer(
-        info.n_agents,
-        info.state_dim,
-        config.mixing_embed_dim,
-        config.hypernet_layers,
-        config.hypernet_embed,
-    )
 
 
 class QLearner:
     """Trains an agent network and a mixer on whole episodes (PyMARL's QLearner).
 
+    A dead agent's one action has a value too, which is mixed like any other, as in PyMARL.
+
     Weights are drawn from torch's global generator: seed it first.
+
+    Args:
+        algo: any of `ALGORITHMS` that has a mixer.
     """
 
-    def __init__(self, info: EnvInfo, config: LearnerConfig, device: torch.device) -> None:
+    def __init__(
+        self, info: EnvInfo, algo: str, config: LearningConfig, device: torch.device
+    ) -> None:
         self.config = config
         self.device = device
         self.n_agents = info.n_agents
         self.agent = DRQN(info.obs_dim, info.n_actions, info.n_agents, config.rnn_hidden_dim)
         self.agent.to(device)
-        self.mixer = build_mixer(info, config).to(device)
+        self.mixer = build_mixer(algo, info, config).to(device)
         self.target_agent = copy.deepcopy(self.agent).requires_grad_(False)
         self.target_mixer = copy.deepcopy(self.mixer).requires_grad_(False)
         self.parameters = [*self.agent.parameters(), *self.mixer.parameters()]
-        self.optimiser = _build_optimiser(self.parameters, config)
+        self.optimiser = build_optimiser(self.parameters, config, config.lr)
         self.gradient_steps = 0
         self._last_target_update = 0
 
@@ -195,13 +143,3 @@ class QLearner:
         self.optimiser.load_state_dict(state["optimiser"])
         self.gradient_steps = state["gradient_steps"]
         self._last_target_update = state["last_target_update"]
-
-
-def _build_optimiser(
-    parameters: list[nn.Parameter], config: LearnerConfig
-) -> torch.optim.Optimizer:
-    if config.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=config.lr, eps=config.optim_eps)
-    return torch.optim.RMSprop(
-        parameters, lr=config.lr, alpha=config.optim_alpha, eps=config.optim_eps
-    )
