@@ -27,11 +27,30 @@ CPU = torch.device("cpu")
 @pytest.mark.filterwarnings("ignore", "error:the simulator runs uncompiled:UserWarning")
 def test_compiled_battles_are_the_same_to_the_bit() -> None:
     eager, fast = (SkirmishEnv("3m", 4, seed=7, compile=on) for on in (False, True))
-    numbers = torch.tensor([3, 17, 4, 2**40])
-    for one, other in zip(play(eager, numbers, 20), play(fast, numbers, 20), strict=True):
-        assert_same(one, other)
-    assert_same(eager.state_dict(), fast.state_dict())
-    assert (eager.world.health < 45).any()  # they have fought
+    for numbers in (torch.tensor([3, 17, 4, 2**40]), torch.arange(4)):
+        for one, other in zip(play(eager, numbers, 20), play(fast, numbers, 20), strict=True):
+            assert_same(one, other)
+        assert_same(eager.state_dict(), fast.state_dict())
+        assert (eager.world.health < 45).any()  # they have fought
+        # Battles that are not begun anew go on as they were.
+        some = torch.tensor([True, False, False, True])
+        assert_same(eager.reset(some), fast.reset(some))
+        assert_same(eager.state_dict(), fast.state_dict())
+        assert (eager.world.health < 45).any()
+
+
+@needs_compiler
+@pytest.mark.timeout(900)
+@pytest.mark.filterwarnings("ignore", "error:the simulator runs uncompiled:UserWarning")
+def test_environments_side_by_side_keep_what_was_compiled_for_each_to_themselves() -> None:
+    """The same shapes throughout: only the options, which no tensor shows, tell them apart."""
+    options: list[dict[str, Any]] = [{}, {"reward_sparse": True}]
+    eager = [SkirmishEnv("3m", 2, seed=7, **o) for o in options]
+    fast = [SkirmishEnv("3m", 2, seed=7, compile=True, **o) for o in options]
+    for one, other in zip(eager, fast, strict=True):
+        numbers = torch.tensor([5, 6])
+        for a, b in zip(play(one, numbers, 12), play(other, numbers, 12), strict=True):
+            assert_same(a, b)
 
 
 def prints(value: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -26,9 +26,9 @@ def compiled(function: F, device: torch.device) -> F:
     not change after: looking whether it has takes a fifth of a small step's time.
     """
     on_gpu = device.type == "cuda"
-    options: dict[str, Any] = {"triton.cudagraphs": True} if on_gpu else {}
-    if hasattr(torch.compiler, "keep_tensor_guards_unsafe"):  # torch 2.8
-        options["guard_filter_fn"] = torch.compiler.keep_tensor_guards_unsafe
+    options: dict[str, Any] = {"guard_filter_fn": _about_tensors}
+    if on_gpu:
+        options["triton.cudagraphs"] = True
     fast = torch.compile(_copy(function), fullgraph=True, dynamic=False, options=options)
     current: Callable[..., Any] = fast
 
@@ -49,6 +49,12 @@ def compiled(function: F, device: torch.device) -> F:
             return function(*args)
 
     return run  # type: ignore[return-value]
+
+
+def _about_tensors(guards: Sequence[Any]) -> list[bool]:
+    """Of what torch would look at before each call, the tensors' types and shapes, and which of
+    them are one and the same: a graph made for two names of one tensor fits no others."""
+    return [guard.guard_type in ("TENSOR_MATCH", "DUPLICATE_INPUT") for guard in guards]
 
 
 def _copy(function: Callable[..., Any]) -> Callable[..., Any]:

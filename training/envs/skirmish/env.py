@@ -204,12 +204,15 @@ class SkirmishEnv:
         )
 
     def _empty_slots(self) -> Slots:
-        """Before the first reset."""
-        numbers = torch.zeros(self.n_envs, dtype=torch.int64, device=self.device)
-        no, nobody = numbers.bool(), torch.full_like(self._spawn.target[: self._n], NOBODY)
-        keys = rng.battle_keys(self.seed, numbers)
-        order = self._enemies_in_order(self._spawn, keys)
-        return Slots(self._spawn, numbers, keys, numbers, no, no, nobody, nobody, order)
+        """Before the first reset. No two entries are one tensor, as later: else the first reset
+        would be compiled for itself."""
+        world = World(**{f.name: getattr(self._spawn, f.name).clone() for f in fields(World)})
+        numbers = torch.zeros((3, self.n_envs), dtype=torch.int64, device=self.device)
+        ids, keys, steps = numbers.unbind()
+        over, truncated = ids.bool(), ids.bool()
+        last, aims = (torch.full_like(world.target[: self._n], NOBODY) for _ in range(2))
+        order = self._enemies_in_order(world, keys)
+        return Slots(world, ids, keys, steps, over, truncated, last, aims, order)
 
     def _begun(
         self, mask: Tensor, battle_ids: Tensor, spawn: World, others: Slots
