@@ -22,9 +22,10 @@ try:
     import tyro
 
     from training.actor import ActorError, LocalActor, ProcessActor, StoppedError
-    from training.config import ConfigError, TrainConfig, changed_settings, load_preset
+    from training.config import ConfigError, EnvArg, TrainConfig, changed_settings, load_preset
     from training.envs import check_task, default_map
     from training.progress import Progress
+    from training.pymarl import with_pymarl
     from training.run_folder import RunFolder, RunFolderError, find_run_folder, new_run_folder
 except ModuleNotFoundError as missing:
     sys.exit(f"{HINT} ({missing.name} is not installed)")
@@ -37,9 +38,16 @@ if TYPE_CHECKING:
 class Source:
     """Where the settings come from before the flags change them."""
 
-    preset: str = "tuned"
-    """tuned wins soonest on two cores, paper has PyMARL's numbers; or the path of a YAML of your
-    own, which holds only what differs from PyMARL's. The flags below go on top."""
+    preset: str | None = None
+    """tuned (where nothing is named) wins soonest on two cores, paper (where --config is) has
+    PyMARL's numbers; or the path of a YAML of your own, which holds only what differs from
+    PyMARL's. The flags below go on top."""
+    pymarl: Annotated[
+        tuple[Path, ...], tyro.conf.arg(name="config", metavar="FILE"), tyro.conf.UseAppendAction
+    ] = ()
+    """A configuration file of PyMARL's, as it is; once for each of several files, later ones over
+    earlier ones. They go on top of the preset, and the flags below on top of them
+    (docs/from-pymarl.md)."""
     resume: str | None = None
     """Go on with this run, given by folder or name. Only its stop rules can be changed."""
     runs_dir: Path = Path("runs")
@@ -60,6 +68,7 @@ class Command(Source):
       python -m training.train --map 8m --algo vdn --minutes 10 --name first-try
       python -m training.train --resume first-try --minutes 10
       python -m training.train --env two_step --env-steps 20000
+      python -m training.train --config default.yaml --config sc2.yaml --config qmix.yaml
     """
 
     name: str | None = None
@@ -97,7 +106,7 @@ def choose_run(arguments: Sequence[str]) -> tuple[RunFolder, TrainConfig, bool]:
         Source, args=arguments, default=Source(), add_help=False, return_unknown_args=True
     )
     if source.resume is None:
-        command = _add_flags(arguments, source, load_preset(source.preset))
+        command = _add_flags(arguments, source, _before_flags(source))
         config = with_default_map(command.config)
         task = config.task
         try:
@@ -109,7 +118,8 @@ def choose_run(arguments: Sequence[str]) -> tuple[RunFolder, TrainConfig, bool]:
     before = folder.load_config()
     command = _add_flags(arguments, source, before)
     changes = changed_settings(before, command.config)
-    changes += [f"preset: {source.preset}"] if source.preset != Source.preset else []
+    changes += [f"preset: {source.preset}"] if source.preset is not None else []
+    changes += [f"config: {path}" for path in source.pymarl]
     changes += [f"name: {command.name}"] if command.name is not None else []
     if changes:
         raise ConfigError(
@@ -119,14 +129,32 @@ def choose_run(arguments: Sequence[str]) -> tuple[RunFolder, TrainConfig, bool]:
     return folder, command.config, True
 
 
+def _before_flags(source: Source) -> TrainConfig:
+    """The preset, and PyMARL's files on top; what of them is ignored is said."""
+    config = load_preset(source.preset or ("paper" if source.pymarl else "tuned"))
+    if source.pymarl:
+        config, ignored = with_pymarl(config, source.pymarl)
+        print(ignored, file=sys.stderr)
+    return config
+
+
 def _add_flags(arguments: Sequence[str], source: Source, config: TrainConfig) -> Command:
-    return tyro.cli(
+    # Tyro adds files to those in the default, and takes a mapping's keys for the only ones.
+    env_args = config.task.env_args
+    default = Command(**vars(source) | {"pymarl": ()}, config=_with_env_args(config, {}))
+    command = tyro.cli(
         Command,
         prog="python -m training.train",
         args=arguments,
-        default=Command(**vars(source), config=config),
+        default=default,
         config=(tyro.conf.OmitArgPrefixes,),
     )
+    env_args = env_args | command.config.task.env_args
+    return dataclasses.replace(command, config=_with_env_args(command.config, env_args))
+
+
+def _with_env_args(config: TrainConfig, env_args: dict[str, EnvArg]) -> TrainConfig:
+    return dataclasses.replace(config, task=dataclasses.replace(config.task, env_args=env_args))
 
 
 def train(folder: RunFolder, config: TrainConfig, goes_on: bool, stop: StopSignal) -> int:

@@ -71,10 +71,13 @@ def run(command: Command) -> dict[str, Summary]:
     """Algorithm -> what it learned. Runs are spread over the cores.
 
     Raises:
-        ValueError: there are no seeds, or too few episodes.
+        ValueError: there are no seeds, too few episodes, or no folder for the picture.
     """
     if command.seeds < 1:
         raise ValueError(f"--seeds must be at least 1, not {command.seeds}")
+    if command.picture is not None and not command.picture.parent.is_dir():
+        folder = str(command.picture.parent)
+        raise ValueError(f"{command.picture}: there is no folder {folder!r}")
     tasks = [(algo, seed) for seed in range(1, command.seeds + 1) for algo in ALGOS]
     n_workers = min(len(tasks), len(os.sched_getaffinity(0)))
     spawn = multiprocessing.get_context("spawn")
