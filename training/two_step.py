@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,9 @@ def main() -> int:
     except ValueError as error:
         print(f"training.two_step: {error}", file=sys.stderr)
         return 2
+    except BrokenProcessPool:
+        print("training.two_step: a process that was learning died", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     print(json.dumps(as_dict(summaries)) if command.json else report(summaries))
