@@ -29,7 +29,7 @@ from training.envs.skirmish.options import (
     parse_options,
 )
 
-_OURS = "this trainer's runs can be, PyMARL's cannot"
+_NOT_LOADED = "PyMARL's models are not loaded; --resume RUN goes on with a run of this trainer"
 
 # Key -> the values that mean what happens here, and what that is.
 ONLY: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -49,8 +49,8 @@ ONLY: dict[str, tuple[tuple[Any, ...], str]] = {
     "critic_train_mode": (("seq",), "COMA's critic learns step by step"),
     "critic_train_reps": ((1,), "COMA's critic learns once from each battle"),
     "q_nstep": ((0,), "td_lambda says how far a target looks ahead"),
-    "checkpoint_path": (("",), f"--resume RUN goes on with a run; {_OURS}"),
-    "load_step": ((0,), f"--resume RUN goes on from a run's last checkpoint; {_OURS}"),
+    "checkpoint_path": (("",), _NOT_LOADED),
+    "load_step": ((0,), _NOT_LOADED),
     "evaluate": ((False,), "python -m training.evaluate does it"),
     "save_replay": ((False,), "python -m training.render does it"),
 }

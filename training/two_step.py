@@ -26,6 +26,7 @@ from training.two_step_study import (
     STATES,
     Outcome,
     Table,
+    spell,
     study,
     true_tables,
 )
@@ -115,7 +116,7 @@ def report(summaries: dict[str, Summary]) -> str:
         for state, truth in true_tables().items():
             for row in (0, 1):
                 tables = (summary.q_tot[state], PAPER[algo][state], truth)
-                cells = "".join("".join(f"{q:6.2f}" for q in t[row]) + "    " for t in tables)
+                cells = "".join("".join(f"{spell(q):>6}" for q in t[row]) + "    " for t in tables)
                 lines.append(f"{f'state {state}' if row == 0 else '':8}{cells}".rstrip())
         returns = [f"{outcome.greedy_return:g}" for outcome in summary.seeds]
         lines.append(f"greedy return by seed: {' '.join(returns)}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from training.curve import INK, MUTED, WIN
-from training.two_step_study import PAPER, STATES, Table
+from training.two_step_study import PAPER, STATES, Table, spell
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,7 +53,7 @@ def _draw_table(axes: Axes, table: Table, colors: Colormap) -> None:
     for row, values in enumerate(table):
         for column, value in enumerate(values):
             ink = "white" if value >= DARK else INK
-            axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=ink, fontsize=9)
+            axes.text(column, row, spell(value), ha="center", va="center", color=ink, fontsize=9)
     axes.set_xticks((0, 1), ("A", "B"))
     axes.set_yticks((0, 1), ("A", "B"))
     axes.tick_params(colors=MUTED, labelsize=8, length=0)

@@ -172,6 +172,11 @@ def true_tables() -> dict[str, Table]:
     return {state: table.tolist() for state, table in zip(STATES, tables, strict=True)}
 
 
+def spell(value: float) -> str:
+    """With two decimals, and no minus before a zero."""
+    return f"{round(value, 2) + 0.0:.2f}"
+
+
 def _mix(learner: QLearner, q_values: Tensor, state: Tensor) -> Tensor:
     """[E, 2, 2]: Q_tot of both agents' actions, from their own values [2 E, U]."""
     n_envs = len(state)

@@ -124,7 +124,7 @@ def test_what_is_ignored_is_told_in_one_line(
         ({"q_nstep": 1}, "q_nstep: 1 is not supported, only 0 (td_lambda says"),
         ({"env": "stag_hunt"}, "env: 'stag_hunt' is not supported, only 'sc2'"),
         ({"evaluate": True}, "python -m training.evaluate does it"),
-        ({"checkpoint_path": "results/models"}, "--resume RUN goes on with a run"),
+        ({"checkpoint_path": "results/models"}, "--resume RUN goes on with a run of this trainer"),
         ({"use_cuda": "yes"}, "use_cuda: 'yes' is not supported, only True or False"),
         ({"action_selector": "multinomial"}, "only 'epsilon_greedy' (what a q_learner needs)"),
         (COMA | {"agent_output_type": "q"}, "only 'pi_logits' (what a coma_learner needs)"),

@@ -19,6 +19,7 @@ from training.two_step_study import (
     SETTINGS,
     joint_values,
     play_at_random,
+    spell,
     study,
     true_tables,
     true_values,
@@ -67,6 +68,15 @@ def test_true_values_are_the_payoffs_and_their_discounted_best() -> None:
     first, second = true_values(0.5)
     assert first.tolist() == [[3.5, 3.5], [4, 4]]
     assert second.shape == (2, 2, 2, 2)
+
+
+def test_a_zero_has_no_minus() -> None:
+    assert [spell(value) for value in (-0.001, 0.004, -0.006, 7.999)] == [
+        "0.00",
+        "0.00",
+        "-0.01",
+        "8.00",
+    ]
 
 
 def test_joint_values_add_up_what_each_agent_sees_on_its_own_way() -> None:
