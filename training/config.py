@@ -124,7 +124,7 @@ class LearningConfig:
     lr: float = 5e-4
     """Learning rate."""
     critic_lr: float = 5e-4
-    """Learning rate of coma's critic."""
+    """Learning rate of COMA's critic."""
     optim_alpha: float = 0.99
     """RMSprop's smoothing."""
     optim_eps: float = 1e-5
@@ -264,23 +264,28 @@ def with_values(config: TrainConfig, values: Mapping[str, Any], source: str) -> 
     Raises:
         ConfigError: naming source, key, expected type and value.
     """
-    homes = {
-        name: group.name
-        for group in dataclasses.fields(config)
-        for name in _names(type(getattr(config, group.name)))
-    }
     by_group: dict[str, dict[str, Any]] = {}
     for key, value in values.items():
-        if key not in homes:
-            raise ConfigError(f"{source}: unknown setting {key!r}{nearest(str(key), homes)}")
-        group_class = type(getattr(config, homes[key]))
-        expected = typing.get_type_hints(group_class)[key]
-        by_group.setdefault(homes[key], {})[key] = _typed(value, expected, key, source)
+        typed = typed_value(key, value, source)
+        by_group.setdefault(_homes()[key], {})[key] = typed
     try:
         groups = {g: dataclasses.replace(getattr(config, g), **v) for g, v in by_group.items()}
         return dataclasses.replace(config, **groups)
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from None
+
+
+def typed_value(key: str, value: Any, source: str) -> Any:
+    """`value` as the setting `key` has it: an integer is a number too.
+
+    Raises:
+        ConfigError: naming source, key, expected type and value.
+    """
+    homes = _homes()
+    if key not in homes:
+        raise ConfigError(f"{source}: unknown setting {key!r}{nearest(str(key), homes)}")
+    hints = typing.get_type_hints(typing.get_type_hints(TrainConfig)[homes[key]])
+    return _typed(value, hints[key], key, source)
 
 
 def changed_settings(old: TrainConfig, new: TrainConfig) -> list[str]:
@@ -292,6 +297,12 @@ def changed_settings(old: TrainConfig, new: TrainConfig) -> list[str]:
         for name in before
         if before[name] != after[name] and name not in _names(StopConfig)
     ]
+
+
+def _homes() -> dict[str, str]:
+    """Setting -> the group it belongs to."""
+    groups = typing.get_type_hints(TrainConfig)
+    return {name: group for group, its_class in groups.items() for name in _names(its_class)}
 
 
 def _names(group: type) -> list[str]:

@@ -25,6 +25,7 @@ try:
     from training.algorithms import ALGORITHMS
     from training.config import (
         ConfigError,
+        EnvArg,
         TaskConfig,
         TrainConfig,
         changed_settings,
@@ -32,6 +33,7 @@ try:
     )
     from training.envs import check_task, default_map
     from training.progress import Progress
+    from training.pymarl import with_pymarl
     from training.run_folder import RunFolder, RunFolderError, find_run_folder, new_run_folder
 except ModuleNotFoundError as missing:
     sys.exit(f"{HINT} ({missing.name} is not installed)")
@@ -47,7 +49,13 @@ class Source:
     preset: str | None = None
     """tuned wins soonest on two cores, paper has PyMARL's numbers, coma PyMARL's for COMA; or the
     path of a YAML of your own, which holds only what differs from PyMARL's. The flags below go on
-    top. None: coma for --algo coma, else tuned."""
+    top. None: paper with --config, else coma for --algo coma, else tuned."""
+    pymarl: Annotated[
+        tuple[Path, ...], tyro.conf.arg(name="config", metavar="FILE"), tyro.conf.UseAppendAction
+    ] = ()
+    """A configuration file of PyMARL's, as it is; once for each of several files, later ones over
+    earlier ones. They go on top of the preset, and the flags below on top of them
+    (docs/from-pymarl.md)."""
     resume: str | None = None
     """Go on with this run, given by folder or name. Only its stop rules can be changed."""
     runs_dir: Path = Path("runs")
@@ -75,6 +83,7 @@ class Command(Source):
       python -m training.train --map 8m --algo vdn --minutes 10 --name first-try
       python -m training.train --resume first-try --minutes 10
       python -m training.train --env two_step --env-steps 20000
+      python -m training.train --config default.yaml --config sc2.yaml --config qmix.yaml
     """
 
     name: str | None = None
@@ -112,8 +121,7 @@ def choose_run(arguments: Sequence[str]) -> tuple[RunFolder, TrainConfig, bool]:
         Source, args=arguments, default=Source(), add_help=False, return_unknown_args=True
     )
     if source.resume is None:
-        preset = source.preset or _preset_of_algorithm(arguments)
-        command = _add_flags(arguments, source, load_preset(preset))
+        command = _add_flags(arguments, source, _before_flags(source, arguments))
         config = with_default_map(command.config)
         task = config.task
         try:
@@ -126,6 +134,7 @@ def choose_run(arguments: Sequence[str]) -> tuple[RunFolder, TrainConfig, bool]:
     command = _add_flags(arguments, source, before)
     changes = changed_settings(before, command.config)
     changes += [f"preset: {source.preset}"] if source.preset is not None else []
+    changes += [f"config: {path}" for path in source.pymarl]
     changes += [f"name: {command.name}"] if command.name is not None else []
     if changes:
         raise ConfigError(
@@ -133,6 +142,16 @@ def choose_run(arguments: Sequence[str]) -> tuple[RunFolder, TrainConfig, bool]:
             f"changed: {'; '.join(changes)}"
         )
     return folder, command.config, True
+
+
+def _before_flags(source: Source, arguments: Sequence[str]) -> TrainConfig:
+    """The preset, and PyMARL's files on top; what of them is ignored is said."""
+    preset = "paper" if source.pymarl else _preset_of_algorithm(arguments)
+    config = load_preset(source.preset or preset)
+    if source.pymarl:
+        config, ignored = with_pymarl(config, source.pymarl)
+        print(ignored, file=sys.stderr)
+    return config
 
 
 def _preset_of_algorithm(arguments: Sequence[str]) -> str:
@@ -145,13 +164,22 @@ def _preset_of_algorithm(arguments: Sequence[str]) -> str:
 
 
 def _add_flags(arguments: Sequence[str], source: Source, config: TrainConfig) -> Command:
-    return tyro.cli(
+    # Tyro adds files to those in the default, and takes a mapping's keys for the only ones.
+    env_args = config.task.env_args
+    default = Command(**vars(source) | {"pymarl": ()}, config=_with_env_args(config, {}))
+    command = tyro.cli(
         Command,
         prog="python -m training.train",
         args=arguments,
-        default=Command(**vars(source), config=config),
+        default=default,
         config=(tyro.conf.OmitArgPrefixes,),
     )
+    env_args = env_args | command.config.task.env_args
+    return dataclasses.replace(command, config=_with_env_args(command.config, env_args))
+
+
+def _with_env_args(config: TrainConfig, env_args: dict[str, EnvArg]) -> TrainConfig:
+    return dataclasses.replace(config, task=dataclasses.replace(config.task, env_args=env_args))
 
 
 def train(folder: RunFolder, config: TrainConfig, goes_on: bool, stop: StopSignal) -> int:
