@@ -32,6 +32,10 @@ class SingleBattle:
         self._next_battle = 0
         self._shown: Observation | None = None
         self.over = False
+        self.played: list[Sequence[int]] = []
+        """The actions taken in this battle so far: all there is to know of it, with"""
+        self.begun = (self.seed, -1)
+        """the seed and the number that it began with."""
 
     def reseed(self, seed: int) -> None:
         """Of this seed, the next battle is number 0."""
@@ -40,8 +44,10 @@ class SingleBattle:
 
     def reset(self) -> None:
         self._shown = self.env.reset(battle_ids=torch.tensor([self._next_battle]))
+        self.begun = (self.seed, self._next_battle)
         self._next_battle += 1
         self.over = False
+        self.played = []
 
     def step(self, actions: Sequence[int]) -> Transition:
         """One step; `actions` by agent id, whose number and availability are checked.
@@ -58,6 +64,7 @@ class SingleBattle:
             )
         after = self.env.step(torch.tensor([actions], dtype=torch.int64))
         self._shown = after.observation
+        self.played.append(actions)
         self.over = bool(after.terminated[0] | after.truncated[0])
         return after
 

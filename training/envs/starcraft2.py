@@ -10,15 +10,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, SupportsInt
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from training.envs import nearest
 from training.envs.base import UnavailableActionError
 from training.envs.single import SingleBattle
+from training.envs.skirmish.env import SkirmishEnv
 from training.envs.skirmish.features import SIGHT_RANGE
+from training.envs.skirmish.frames import replay
 from training.envs.skirmish.options import OptionError
 from training.envs.skirmish.scenario import Scenario
 from training.envs.skirmish.text_view import text_view
@@ -27,11 +31,8 @@ from training.envs.starcraft2_units import Unit, units_now
 from training.types import FloatArray, Transition
 
 # Arguments about the game's program: they are accepted, kept as attributes, and change nothing.
-NO_EFFECT = frozenset(
-    {"difficulty", "game_version", "replay_dir", "replay_prefix", "debug"}
-    | {"window_size_x", "window_size_y"}
-)
-NOT_OPTIONS = NO_EFFECT | {"map_name", "seed"}
+NO_EFFECT = frozenset({"difficulty", "game_version", "debug", "window_size_x", "window_size_y"})
+NOT_OPTIONS = NO_EFFECT | {"map_name", "seed", "replay_dir", "replay_prefix"}
 
 
 class UnavailableActionAssertionError(UnavailableActionError, AssertionError):
@@ -90,6 +91,8 @@ class StarCraft2Env(StarCraft2Map):
         # The defaults are Skirmish's own too, so only what differs has to be known to it.
         options = {k: v for k, v in given.items() if k not in NOT_OPTIONS and v != ARGUMENTS[k]}
         super().__init__(SingleBattle(map_name, seed, **options))
+        self._options = options
+        self.replay_dir, self.replay_prefix = replay_dir, replay_prefix
         # SMAC's settings can be read off its environment.
         vars(self).update({k: v for k, v in given.items() if k not in ("map_name", "seed")})
         self.continuing_episode = continuing_episode
@@ -179,8 +182,30 @@ class StarCraft2Env(StarCraft2Map):
         print(picture)
         return None
 
-    def save_replay(self) -> None:
-        raise NotImplementedError("there is no game, so there is no .SC2Replay to save")
+    def save_replay(self) -> Path:
+        """Write the battle so far as a page that any browser shows, and say where it is.
+
+        It is played again from its number and actions. The file is
+        `replay_dir`/`replay_prefix`_`seed`_`battle`.html; the prefix is the map's name by default.
+
+        Raises:
+            RuntimeError: no battle has begun. OSError: the file cannot be written.
+        """
+        from training.replay_page import to_page  # it needs what only a picture needs
+
+        battle = self._battle
+        battle.obs()  # raises before the first battle
+        seed, number = battle.begun
+        again = SkirmishEnv(battle.env.scenario, 1, seed=seed, **self._options)
+        shown = replay(again, number, torch.tensor(battle.played), "StarCraft2Env")
+        name = f"{self.replay_prefix or self.map_name}_{seed}_{number}.html"
+        path = Path(self.replay_dir) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f".{name}")
+        aside.write_text(to_page(shown, None), encoding="utf-8")
+        aside.replace(path)
+        print(f"Replay saved at: {path}")
+        return path
 
     # ----------------------------------------------------------------- viewing
 

@@ -6,6 +6,8 @@ Expected values are SMAC's (its source at d6aab33, spec §1.1, §2 and §3).
 from __future__ import annotations
 
 import inspect
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -72,7 +74,7 @@ def test_the_constructor_is_smacs() -> None:
 def test_all_of_pymarls_settings_are_taken() -> None:
     """As its sc2.yaml gives them, with a value of their own for those without effect."""
     other: dict[str, Any] = {"debug": True, "window_size_x": 1, "window_size_y": 2}
-    other |= {"difficulty": "A", "game_version": "4.10", "replay_dir": "r", "replay_prefix": "p"}
+    other |= {"difficulty": "A", "game_version": "4.10"}
     assert other.keys() == NO_EFFECT
     one = StarCraft2Env(**{**SMAC_ARGUMENTS, "map_name": "3m", "seed": 4})
     two = StarCraft2Env(**{**SMAC_ARGUMENTS, "map_name": "3m", "seed": 4, **other})
@@ -241,11 +243,32 @@ def test_views_are_copies() -> None:
     assert env.get_state().max() < 7
 
 
+def test_a_replay_shows_the_battle_that_was_played(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    env = StarCraft2Env("3m", seed=4, replay_dir=str(tmp_path), replay_prefix="mine")
+    with pytest.raises(RuntimeError, match="no battle has begun"):
+        env.save_replay()
+    env.reset()
+    env.reset()
+    seen = []
+    for _ in range(3):
+        env.step([2, 4, 1])
+        seen.append([round(unit.pos.x, 2) for unit in env.agents.values()])
+    env.seed(9)  # of the battles to come
+    path = env.save_replay()
+    assert path == tmp_path / "mine_4_1.html"
+    assert capsys.readouterr().out == f"Replay saved at: {path}\n"
+    page = path.read_text()
+    data = json.JSONDecoder().raw_decode(page[page.index('{"header"') :])[0]
+    assert (data["header"]["seed"], data["header"]["battle"]) == (4, 1)
+    assert [frame["a"] for frame in data["frames"]] == [[2, 4, 1]] * 3 + [None]
+    assert [[round(x, 2) for x in frame["x"][:3]] for frame in data["frames"][1:]] == seen
+
+
 def test_what_needs_the_game_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     env = StarCraft2Env("3m")
     env.reset()
-    with pytest.raises(NotImplementedError, match="there is no game"):
-        env.save_replay()
     with pytest.raises(ValueError, match="no render mode 'rgb_array'"):
         env.render("rgb_array")
     env.render()

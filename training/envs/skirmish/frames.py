@@ -253,6 +253,25 @@ class Recorder:
         return "draw" if int(transition.dead_enemies[0]) == n_enemies else "lost"
 
 
+def replay(env: SkirmishEnv, battle_id: int, actions: Tensor, policy: str) -> Battle:
+    """The frames of a battle whose actions are known, played again.
+
+    Args:
+        env: of one slot, with the seed and the options it was played with.
+        actions: [L, A] int64.
+        policy: who had chosen them.
+    """
+    header = describe(env, battle_id, policy, "only the actions were kept: no Q values to show")
+    recorder = Recorder(env, header, plays_itself=env.options.heuristic_ai)
+    observation, transition = env.reset(battle_ids=torch.tensor([battle_id])), None
+    for step in actions:
+        recorder.take(observation, transition, step[None], None)
+        transition = env.step(step[None])
+        observation = transition.observation
+    recorder.take(observation, transition, None, None)
+    return Battle(header, recorder.frames)
+
+
 def _numbers(values: Tensor) -> list[float]:
     """Four decimals: they tell the positions' grain of 1/4096 apart, and damage is coarser."""
     return [round(value, 4) for value in values.flatten().tolist()]
