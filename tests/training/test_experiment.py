@@ -228,7 +228,7 @@ def test_a_mistake_in_the_file_ends_it_before_anything_is_written(
     bad = experiment_file(tmp_path, variants={"qmx": None})
     assert main([str(bad), *runs]) == 2
     said = capsys.readouterr().err
-    assert said.startswith(f"error: {bad}: variants.qmx: algo must be one of")
+    assert said.startswith(f"error: {bad}: variants.qmx: algo: there is no 'qmx'; did you")
     good = experiment_file(tmp_path)
     assert main([str(good), *runs, "--only", "8m-*"]) == 2
     assert "error: --only: no run of" in capsys.readouterr().err
