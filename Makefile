@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser demo test check format proto calibration sensitivity bench clean
+.PHONY: help setup browser demo test check format proto calibration sensitivity reports bench clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -47,6 +47,12 @@ calibration: setup ## the simulator beside the real game's published numbers
 
 sensitivity: setup ## the same with the simulator's mechanisms switched one by one
 	$(BIN)/python -m benchmarks.sensitivity
+
+reports: setup ## the reports on the runs in experiments/results
+	for name in paper ablations recipes; do \
+		$(BIN)/python -m training.report experiments/results --experiment experiments/$$name.yaml \
+			--out experiments/reports/$$name --reference experiments/reference-icml2018.yaml || exit 1; \
+	done
 
 bench: setup ## simulator and learner speed
 	$(BIN)/python -m benchmarks.simulator

@@ -166,9 +166,20 @@ def test_small_files_of_finished_runs_are_kept(worked: Worked) -> None:
     assert set(yaml.safe_load(files["software.yaml"].read_text())) == {"torch", "numpy", "device"}
 
 
+def test_what_was_collected_is_not_run_again_where_its_folder_is_gone(
+    worked: Worked, tmp_path: Path, handlers: None
+) -> None:
+    kept, elsewhere = worked.file.parent / "kept", tmp_path / "runs"
+    before = {path: path.stat().st_mtime_ns for path in kept.rglob("*")}
+    flags = [str(worked.file), "--only", "*-[qr]*", "--runs-dir", str(elsewhere)]
+    assert main([*flags, "--collect", str(kept)]) == 0
+    assert not elsewhere.exists()
+    assert {path: path.stat().st_mtime_ns for path in kept.rglob("*")} == before
+
+
 def test_the_plan_shows_how_far_each_run_is(worked: Worked) -> None:
     experiment = load_experiment(worked.file)
-    lines = plan_lines(experiment, experiment.runs, worked.folder("x").path.parent)
+    lines = plan_lines(experiment, experiment.runs, worked.folder("x").path.parent, None)
     words = {line.split()[0]: line.split()[1:] for line in lines[1:]}
     assert words["two_step-qmix-1"][:5] == ["finished", "256", "of", "256", "steps"]
     assert words["two_step-random-1"][0] == "finished"

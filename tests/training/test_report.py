@@ -197,6 +197,21 @@ def test_what_is_not_finished_is_named_and_left_out(
     assert not (tmp_path / "out" / "across-maps.csv").exists()
 
 
+def test_of_an_experiment_only_its_own_runs_are_shown(tmp_path: Path) -> None:
+    for variant in ("qmix", "vdn"):
+        write_run(tmp_path / f"runs/3m-{variant}-1", "3m", variant, 1, (0.5, 0.7, 0.9))
+    file = tmp_path / "one.yaml"
+    file.write_text("{title: VDN alone, maps: {3m: 100}, seeds: [1], variants: {vdn: null}}")
+    out = tmp_path / "out"
+    assert main([str(tmp_path / "runs"), "--experiment", str(file), "--out", str(out)]) == 0
+    text = (out / "report.md").read_text()
+    assert text.startswith("# VDN alone")
+    assert "| 3m | VDN |" in text
+    assert "QMIX" not in text
+    file.write_text("{title: 7}")
+    assert main([str(tmp_path / "runs"), "--experiment", str(file), "--out", str(out)]) == 1
+
+
 def test_runs_that_cannot_be_compared_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

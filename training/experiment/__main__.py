@@ -16,7 +16,7 @@ from training.config import ConfigError
 from training.experiment.plan import Experiment, PlannedRun, load_experiment
 from training.experiment.progress import QueueProgress
 from training.experiment.queue import Outcome, RunQueue
-from training.experiment.standing import standing
+from training.experiment.standing import standing_or_kept
 from training.run_folder import RunFolder
 from training.train import StopSignal
 
@@ -34,7 +34,7 @@ class Command:
     Examples:
       python -m training.experiment experiments/paper.yaml --list
       python -m training.experiment experiments/paper.yaml --only '3m-*' --minutes 60
-      python -m training.experiment experiments/paper.yaml --collect experiments/paper
+      python -m training.experiment experiments/paper.yaml --collect experiments/results
     """
 
     file: tyro.conf.Positional[Path]
@@ -48,7 +48,8 @@ class Command:
     minutes: float | None = None
     """Stop after so many minutes; what is left goes on at the next start."""
     collect: Path | None = None
-    """A folder to copy the settings and metrics of finished runs to: small files, to be kept."""
+    """A folder to copy the settings and metrics of finished runs to: small files, to be kept. A run
+    that is there already is not run again, even where its own folder is gone."""
     runs_dir: Path = Path("runs")
     """Where runs are kept."""
 
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     path = command.runs_dir / experiment.folder
     if command.list:
-        print("\n".join(plan_lines(experiment, runs, path)))
+        print("\n".join(plan_lines(experiment, runs, path, command.collect)))
         return 0
     try:
         outcome = work(command, runs, path)
@@ -105,12 +106,14 @@ def stopping(stop: Callable[[], bool], minutes: float | None) -> Callable[[], bo
     return lambda: stop() or time.monotonic() >= end
 
 
-def plan_lines(experiment: Experiment, runs: Sequence[PlannedRun], path: Path) -> list[str]:
+def plan_lines(
+    experiment: Experiment, runs: Sequence[PlannedRun], path: Path, kept: Path | None
+) -> list[str]:
     """A line for each run: name, state, steps, win rate of the newest test."""
     width = max(len(run.name) for run in runs)
     lines = [f"{experiment.title}: {len(runs)} runs in {path}"]
     for run in runs:
-        now = standing(run, RunFolder(path / run.name))
+        now = standing_or_kept(run, RunFolder(path / run.name), kept)
         steps = f"{now.t_env:,} of {run.t_max:,} steps" if run.t_max else ""
         won = "" if now.win_rate is None else f"{now.win_rate:4.0%} won"
         line = f"{run.name:{width}}  {now.state:11}  {steps:>32}  {won}  {now.note}"

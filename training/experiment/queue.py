@@ -12,7 +12,7 @@ from training.experiment.estimate import Pace
 from training.experiment.job import Job
 from training.experiment.plan import PlannedRun
 from training.experiment.progress import QueueProgress
-from training.experiment.standing import Standing, standing
+from training.experiment.standing import Standing, standing, standing_or_kept
 from training.progress import spell_seconds
 from training.run_folder import RunFolder, RunFolderError
 
@@ -40,7 +40,8 @@ class RunQueue:
     Args:
         runs: in the order in which they are started.
         path: the folder of their folders.
-        collect_to: where the small files of finished runs are copied to, if anywhere.
+        collect_to: where the small files of finished runs are copied to, if anywhere. What is
+            there already is not run again.
         stop: turns true when the queue is to be broken off: runs at work write checkpoints.
     """
 
@@ -81,7 +82,7 @@ class RunQueue:
         while self._waiting and len(self._jobs) < self._n_jobs and not self._stop():
             run = self._waiting.pop(0)
             folder = RunFolder(self._path / run.name)
-            now = standing(run, folder)
+            now = standing_or_kept(run, folder, self._collect_to)
             if now.state in ("new", "interrupted"):
                 self._start(run, folder, now)
             else:
@@ -122,7 +123,7 @@ class RunQueue:
         """The run needs no process, or may have none."""
         if now.state == "finished":
             self.outcome.finished.append(run.name)
-            if self._collect_to is not None:
+            if self._collect_to is not None and self._folder(run).config.is_file():
                 collect(self._folder(run), self._collect_to / run.name)
             done = f"{len(self.outcome.finished)} of {self._n_runs} runs are finished"
             won = f"{now.win_rate:.0%} of the last test won" if now.win_rate is not None else ""

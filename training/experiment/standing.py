@@ -57,6 +57,19 @@ def standing(run: PlannedRun, folder: RunFolder) -> Standing:
     return Standing("running" if is_held(folder) else "interrupted", t_env, win_rate)
 
 
+def standing_or_kept(run: PlannedRun, folder: RunFolder, kept: Path | None) -> Standing:
+    """The same; a run that is not there counts as finished if its small files were collected.
+
+    Args:
+        kept: the folder of the collected runs, if there is one.
+    """
+    now = standing(run, folder)
+    if now.state == "new" and kept is not None:
+        then = standing(run, RunFolder(kept / run.name))
+        return then if then.state == "finished" else now
+    return now
+
+
 def _without_settings(folder: RunFolder) -> Standing:
     if not folder.path.exists():
         return Standing("new")

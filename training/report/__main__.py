@@ -9,6 +9,8 @@ from pathlib import Path
 
 import tyro
 
+from training.config import ConfigError
+from training.experiment.plan import load_experiment
 from training.experiment.scripted import write_whole
 from training.report.figures import Picture, draw_across_maps, draw_curves
 from training.report.page import Content, to_html, to_markdown
@@ -53,13 +55,15 @@ class Command:
     <map>-<variant>-<seed>, as training.experiment makes them; a run called otherwise counts as a
     variant by its algorithm.
 
-    Example: python -m training.report experiments/paper --out experiments/paper/report
+    Example: python -m training.report experiments/results --experiment experiments/paper.yaml --out report
     """
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Run folders, or folders of them."""
     out: Path
     """The folder to write to."""
+    experiment: Path | None = None
+    """Only the runs that this experiment's file names, under its title."""
     title: str = "What the runs have shown"
     reference: tuple[Path, ...] = ()
     """YAMLs of published numbers to show beside ours (docs/experiments.md)."""
@@ -80,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.out.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             write_whole(command.out / name, content)
-    except (ReportError, OSError) as error:
+    except (ReportError, ConfigError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"{command.out / 'report.html'}: {len(files)} files")
@@ -92,9 +96,14 @@ def build(command: Command) -> dict[str, bytes]:
 
     Raises:
         ReportError: the runs cannot be read or compared, or none is finished.
+        ConfigError: the experiment's file is wrong.
         OSError: the notes cannot be read.
     """
-    results = find_runs(command.runs)
+    results, title = find_runs(command.runs), command.title
+    if command.experiment is not None:
+        experiment = load_experiment(command.experiment)
+        names, title = {run.name for run in experiment.runs}, experiment.title
+        results = [result for result in results if result.path.name in names]
     groups = group_runs(results)
     if not groups:
         raise ReportError("no run is finished: nothing to report yet")
@@ -105,7 +114,7 @@ def build(command: Command) -> dict[str, bytes]:
         tables.append(published_table(groups, references))
     shown = [table for table in (*tables, runs_table(groups)) if table is not None and table.rows]
     content = Content(
-        title=command.title,
+        title=title,
         warnings=warnings(groups, results),
         notes=command.notes.read_text(encoding="utf-8") if command.notes else "",
         pictures=draw(groups, across),
