@@ -55,7 +55,7 @@ class Command:
     <map>-<variant>-<seed>, as training.experiment makes them; a run called otherwise counts as a
     variant by its algorithm.
 
-    Example: python -m training.report experiments/results --experiment experiments/paper.yaml --out report
+    Example: python -m training.report experiments/results --out report
     """
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
