@@ -48,9 +48,10 @@ calibration: setup ## the simulator beside the real game's published numbers
 sensitivity: setup ## the same with the simulator's mechanisms switched one by one
 	$(BIN)/python -m benchmarks.sensitivity
 
-bench: setup ## simulator and learner speed
+bench: setup ## simulator, learner and service speed (the last needs wrk and h2load)
 	$(BIN)/python -m benchmarks.simulator
 	$(BIN)/python -m benchmarks.learner
+	$(BIN)/python -m benchmarks.serving
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache

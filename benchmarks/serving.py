@@ -286,8 +286,8 @@ def show(figures: list[Figure]) -> None:
 def main(command: Command) -> None:
     missing = [tool for tool in ("wrk", "h2load") if shutil.which(tool) is None]
     if missing or len(os.sched_getaffinity(0)) < 2:
-        sys.exit(f"needs two cores, and wrk and h2load (Debian: wrk, nghttp2-client); "
-                 f"missing: {', '.join(missing) or 'a core'}")  # fmt: skip
+        print("skipped: needs two cores, and wrk and h2load (Debian: wrk, nghttp2-client)")
+        return
     core, load_core = sorted(os.sched_getaffinity(0))[:2]
     rounds: dict[tuple[str, str, int], list[Figure]] = {}
     with (
