@@ -35,7 +35,7 @@ class _Job:
     ) -> None:
         self.rows, self.caller, self.deadline, self.answer = rows, caller, deadline, answer
         self.n_taken = 0
-        self.results: Results = []
+        self.results: Results | None = None
 
     def is_wanted(self, now: float) -> bool:
         """Whether somebody waits for it; who waits in vain is told so."""
@@ -46,45 +46,30 @@ class _Job:
         elif self.deadline < now:
             late = DeadlineExceeded("the step waited longer than it was given")
             self.answer.set_exception(late)
-        return not self.answer.done()
+        else:
+            return True
+        return False
+
+    def take(self, n: int) -> Sequence[Row]:
+        """The next n rows."""
+        start, self.n_taken = self.n_taken, self.n_taken + n
+        return self.rows if n == len(self.rows) else self.rows[start : self.n_taken]
 
     def add(self, results: Results) -> None:
-        self.results += results
-        if len(self.results) == len(self.rows) and not self.answer.done():
-            self.answer.set_result(self.results)
+        """The results of what was taken, in order."""
+        if self.results is not None:
+            results = self.results = self.results + results
+        if len(results) < len(self.rows):
+            self.results = results
+        elif not self.answer.done():
+            self.answer.set_result(results)
 
     def fail(self, error: Exception) -> None:
         if not self.answer.done():
             self.answer.set_exception(error)
 
 
-class _Line:
-    """What one caller has waiting, in the order it came."""
-
-    __slots__ = ("jobs", "n_rows")
-
-    def __init__(self) -> None:
-        self.jobs: deque[_Job] = deque()
-        self.n_rows = 0
-
-    def take(self, room: int, now: float, batch: list[tuple[_Job, Sequence[Row]]]) -> int:
-        """Move up to `room` rows to the batch; returns how many. A large job may go in parts."""
-        before = room
-        while self.jobs and room:
-            job = self.jobs[0]
-            left = len(job.rows) - job.n_taken
-            if not job.is_wanted(now):
-                self.jobs.popleft()
-                self.n_rows -= left
-                continue
-            n = min(left, room)
-            batch.append((job, job.rows[job.n_taken : job.n_taken + n]))
-            job.n_taken += n
-            self.n_rows -= n
-            room -= n
-            if n == left:
-                self.jobs.popleft()
-        return before - room
+Batch = list[tuple[_Job, Sequence[Row]]]
 
 
 class Batcher:
@@ -103,8 +88,12 @@ class Batcher:
         self._model = model
         self._max_rows = max_rows
         self._max_queue = max_queue
-        self._lines: dict[Hashable, _Line] = {}
-        """By caller, in the order of their turns; none is empty."""
+        self._arrived: list[_Job] = []
+        """What came since the last flush, in order."""
+        self._lines: dict[Hashable, deque[_Job]] = {}
+        """What did not fit before, by caller, in the order of their turns; none is empty."""
+        self._n_waiting: dict[Hashable, int] = {}
+        """Rows of each caller that has any."""
         self._n_rows = 0
         self._loop = asyncio.get_running_loop()
         self.metrics = ModelMetrics(model, lambda: self._n_rows)
@@ -123,35 +112,32 @@ class Batcher:
         Raises:
             Overloaded: the queue is full, or the caller has its share of it waiting.
         """
-        line = self._lines.get(caller.key)
-        self._check_room(len(rows), 0 if line is None else line.n_rows)
-        if not self._lines:
+        n, n_own = len(rows), self._n_waiting.get(caller.key, 0)
+        free = self._max_queue - self._n_rows
+        if n + n_own > free and (n_own or n > free):
+            raise self._refusal(n, n_own)
+        if not self._n_rows:
             self._loop.call_soon(self._flush)
-        if line is None:
-            line = self._lines[caller.key] = _Line()
         answer: asyncio.Future[Results] = self._loop.create_future()
-        line.jobs.append(_Job(rows, caller, deadline, answer))
-        line.n_rows += len(rows)
-        self._n_rows += len(rows)
+        self._arrived.append(_Job(rows, caller, deadline, answer))
+        self._n_waiting[caller.key] = n_own + n
+        self._n_rows += n
         return answer
 
-    def _check_room(self, n_rows: int, n_own: int) -> None:
-        """Raises: Overloaded"""
-        free = self._max_queue - self._n_rows
-        if n_rows > free:
-            raise Overloaded(
+    def _refusal(self, n: int, n_own: int) -> Overloaded:
+        if n > self._max_queue - self._n_rows:
+            return Overloaded(
                 f"{self._n_rows} of at most {self._max_queue} rows are waiting already: "
-                f"no room for {n_rows}"
+                f"no room for {n}"
             )
-        if n_own + n_rows > free and n_own:
-            raise Overloaded(
-                f"{n_own} rows of this connection are waiting already: with {n_rows} more it had "
-                f"over its share of {self._max_queue}"
-            )
+        return Overloaded(
+            f"{n_own} rows of this connection are waiting already: with {n} more it had "
+            f"over its share of {self._max_queue}"
+        )
 
     def _flush(self) -> None:
-        batch = self._take()
-        if self._lines:
+        batch = self._take_all() if self._n_rows <= self._max_rows else self._take_shares()
+        if self._n_rows:
             self._loop.call_soon(self._flush)
         if not batch:
             return
@@ -167,23 +153,61 @@ class Batcher:
         self.metrics.rows.observe(len(rows))
         end = 0
         for job, part in batch:
-            start_row, end = end, end + len(part)
-            job.add(results[start_row:end])
+            begin, end = end, end + len(part)
+            job.add(results[begin:end])
 
-    def _take(self) -> list[tuple[_Job, Sequence[Row]]]:
-        """The next rows that somebody still waits for, in equal shares."""
+    def _take_all(self) -> Batch:
+        """Everything that somebody still waits for."""
         now = time.monotonic()  # the event loop's own clock may tick in whole milliseconds
-        batch: list[tuple[_Job, Sequence[Row]]] = []
+        jobs = self._arrived
+        if self._lines:
+            jobs = [job for line in self._lines.values() for job in line] + jobs
+        batch = [(job, job.take(len(job.rows) - job.n_taken)) for job in jobs if job.is_wanted(now)]
+        self._arrived = []
+        self._lines.clear()
+        self._n_waiting.clear()
+        self._n_rows = 0
+        return batch
+
+    def _take_shares(self) -> Batch:
+        """As many rows as a run may have, an equal share of every caller's."""
+        now = time.monotonic()
+        for job in self._arrived:
+            self._lines.setdefault(job.caller.key, deque()).append(job)
+        self._arrived = []
+        batch: Batch = []
         room = self._max_rows
         while self._lines and room:
             share = max(1, room // len(self._lines))
             for key in list(self._lines):
-                line = self._lines.pop(key)
-                before = line.n_rows
-                room -= line.take(min(share, room), now, batch)
-                self._n_rows -= before - line.n_rows
-                if line.jobs:
-                    self._lines[key] = line  # its next turn comes after all others'
+                room -= self._take_share(key, min(share, room), now, batch)
                 if not room:
                     break
         return batch
+
+    def _take_share(self, key: Hashable, room: int, now: float, batch: Batch) -> int:
+        """Move up to `room` of a caller's rows to the batch; returns how many.
+
+        A large job may go in parts. The caller's next turn comes after all others'.
+        """
+        line = self._lines.pop(key)
+        n_taken = n_dropped = 0
+        while line and n_taken < room:
+            job = line[0]
+            left = len(job.rows) - job.n_taken
+            n = min(left, room - n_taken)
+            if job.is_wanted(now):
+                batch.append((job, job.take(n)))
+                n_taken += n
+            else:
+                n_dropped += left
+                n = left
+            if n == left:
+                line.popleft()
+        self._n_rows -= n_taken + n_dropped
+        if line:
+            self._lines[key] = line
+            self._n_waiting[key] -= n_taken + n_dropped
+        else:
+            del self._n_waiting[key]
+        return n_taken
