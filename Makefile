@@ -54,9 +54,10 @@ reports: setup ## the reports on the runs in experiments/results
 			--out experiments/reports/$$name --reference experiments/reference-icml2018.yaml || exit 1; \
 	done
 
-bench: setup ## simulator and learner speed
+bench: setup ## simulator, learner and service speed (the last needs wrk and h2load)
 	$(BIN)/python -m benchmarks.simulator
 	$(BIN)/python -m benchmarks.learner
+	$(BIN)/python -m benchmarks.serving
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache

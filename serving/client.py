@@ -5,8 +5,9 @@
         action = unit.act(obs, avail_actions)
 
 A unit sees its own observation and nothing else. `Unit` is for one, `Units` drives many at once
-(still one connection each), and `connect` gives the asyncio client that both are made of. The base
-install is enough: neither torch nor onnxruntime is needed.
+(still one connection each), and `connect` gives the asyncio client that both are made of;
+`serving.client_team` has many units behind one connection. The base install is enough: neither
+torch nor onnxruntime is needed.
 
 A policy's address is `grpc://HOST:PORT/MODEL` or `http://HOST:PORT/MODEL`, with `/VERSION` behind
 it to insist on one; without MODEL it is the only model the server has. Connections are direct:

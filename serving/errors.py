@@ -15,6 +15,7 @@
     │   └── ShuttingDown
     ├── Overloaded                   a queue or a store is full; worth another try soon
     ├── DeadlineExceeded             the caller's time, or the service's own limit, ran out
+    ├── Abandoned                    the caller left before its step was run; counted, never read
     └── ModelInvalid                 an artifact in the repository cannot be trusted or used
 
 Messages are for the caller: they name the field, the limit and the size of what was given, and
@@ -52,6 +53,15 @@ class InvalidRequest(RequestError):
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)
         self.field = field
+
+
+def in_row(row: int, error: ServingError, rows: str = "rows") -> ServingError:
+    """The error of one row of many, so that it names the row."""
+    error.message = f"{rows}[{row}]: {error.message}"
+    error.args = (error.message,)
+    if isinstance(error, InvalidRequest):
+        error.field = f"{rows}[{row}].{error.field}"
+    return error
 
 
 class NotFound(ServingError):
@@ -96,6 +106,10 @@ class Overloaded(ServingError):
 
 class DeadlineExceeded(ServingError):
     """The step was not run in time."""
+
+
+class Abandoned(ServingError):
+    """Nobody waits for the step any more, so it was not run."""
 
 
 class ModelInvalid(ServingError):

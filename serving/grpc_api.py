@@ -7,9 +7,10 @@ and not the server's.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import grpc
@@ -20,6 +21,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from serving import errors
+from serving.batcher import Caller
+from serving.grpc_team import TeamStream
 from serving.manifest import MODEL_FILE
 from serving.metrics import Door, error_code
 from serving.pb.unmix.v1 import agent_service_pb2 as pb
@@ -42,6 +45,7 @@ STATUS: dict[type[errors.ServingError], grpc.StatusCode] = {
     errors.ShuttingDown: grpc.StatusCode.UNAVAILABLE,
     errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
+    errors.Abandoned: grpc.StatusCode.CANCELLED,
     errors.ModelInvalid: grpc.StatusCode.FAILED_PRECONDITION,
 }
 """The door's error table; anything else is INTERNAL and says no more than its request id."""
@@ -108,6 +112,7 @@ class GrpcApi:
             {
                 "Act": unary(self._guard(self._act, "grpc_unary")),
                 "ActStream": stream(self._guard(self._act_stream, "grpc_stream")),
+                "TeamStream": stream(self._guard(self._team_stream, "grpc_team")),
                 "ListModels": unary(self._guard(self._list_models)),
                 "GetModel": unary(self._guard(self._get_model)),
             },
@@ -143,7 +148,9 @@ class GrpcApi:
             request.model,
             request.version,
         )
-        model, result = await self._service.act(act, "grpc_unary", context.time_remaining())
+        model, result = await self._service.act(
+            act, "grpc_unary", context.time_remaining(), _caller(context)
+        )
         return pb.ActResponse(
             action=result.action,
             next_hidden=result.next_hidden,
@@ -154,18 +161,44 @@ class GrpcApi:
         ).SerializeToString()
 
     async def _act_stream(self, _: Any, context: Context) -> None:
+        caller = _caller(context)
+        with self._place():
+            episode: Episode | None = None
+            while (data := await self._read(context)) is not None:
+                episode, answer = await self._stream_step(
+                    _parse(pb.ActStreamRequest, data), episode, context.time_remaining(), caller
+                )
+                await context.write(answer.SerializeToString())
+
+    async def _team_stream(self, _: Any, context: Context) -> None:
+        with self._place():
+            team = TeamStream(self._service, self._max_streams, _caller(context))
+            try:
+                while (data := await self._read(context)) is not None:
+                    request = _parse(pb.TeamStreamRequest, data)
+                    try:
+                        answer = await team.answer(request, context.time_remaining())
+                    except errors.ShuttingDown:
+                        raise
+                    except errors.ServingError as error:
+                        self._service.count_error("grpc_team", error)
+                        answer = pb.TeamStreamResponse(
+                            sequence=request.sequence, fault=_fault(error)
+                        )
+                    await context.write(answer.SerializeToString())
+            finally:
+                team.close()
+
+    @contextlib.contextmanager
+    def _place(self) -> Iterator[None]:
+        """One of the streams that may be open. Raises: ShuttingDown, Overloaded"""
         self._service.check_accepting()
         metrics = self._service.metrics
         if metrics.n_streams >= self._max_streams:
             raise errors.Overloaded(f"{self._max_streams} streams are open, which is the limit")
         metrics.n_streams += 1
         try:
-            episode: Episode | None = None
-            while (data := await self._read(context)) is not None:
-                episode, answer = await self._stream_step(
-                    _parse(pb.ActStreamRequest, data), episode
-                )
-                await context.write(answer.SerializeToString())
+            yield
         finally:
             metrics.n_streams -= 1
 
@@ -185,7 +218,11 @@ class GrpcApi:
         return data if isinstance(data, bytes) else None  # else it is grpc.aio.EOF
 
     async def _stream_step(
-        self, request: pb.ActStreamRequest, episode: Episode | None
+        self,
+        request: pb.ActStreamRequest,
+        episode: Episode | None,
+        timeout_s: float | None,
+        caller: Caller,
     ) -> tuple[Episode, pb.ActStreamResponse]:
         answer = pb.ActStreamResponse(sequence=request.sequence)
         if request.HasField("begin"):
@@ -208,6 +245,8 @@ class GrpcApi:
             request.avail_actions,
             "grpc_stream",
             request.last_action if request.HasField("last_action") else None,
+            timeout_s,
+            caller,
         )
         answer.action = result.action
         if request.want_next_hidden:
@@ -225,6 +264,11 @@ class GrpcApi:
         request = _parse(pb.GetModelRequest, data)
         status = self._service.repository.status(request.name, request.version)
         return pb.GetModelResponse(model=_model(status)).SerializeToString()
+
+
+def _caller(context: Context) -> Caller:
+    """The connection: calls over the same one share their turns."""
+    return Caller(context.peer())
 
 
 def _parse(message: type[M], data: bytes) -> M:
@@ -262,6 +306,16 @@ def _details(error: errors.ServingError) -> list[Message]:
         delay = Duration(seconds=error.retry_after_s)
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     return details
+
+
+def _fault(error: errors.ServingError) -> pb.TeamFault:
+    return pb.TeamFault(
+        code=STATUS[type(error)].value[0],
+        reason=error_code(error).upper(),
+        message=error.message,
+        field=error.field if isinstance(error, errors.InvalidRequest) else "",
+        retry_after_s=error.retry_after_s if isinstance(error, errors.Overloaded) else 0,
+    )
 
 
 def _model(status: ModelStatus) -> pb.Model:

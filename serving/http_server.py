@@ -12,7 +12,8 @@ from typing import Any, cast
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from serving.rest_api import RestApi
+from serving.batcher import Caller
+from serving.rest_api import CALLER, RestApi
 from serving.settings import Settings
 
 
@@ -69,17 +70,22 @@ class _Joining:
 
 
 class _ImpatientProtocol(HttpToolsProtocol):
-    """HTTP/1.1 whose requests have to arrive in time: a caller that stalls is hung up on."""
+    """HTTP/1.1 whose requests have to arrive in time: a caller that stalls is hung up on.
+
+    Requests carry the connection they came by, so that a step is not run for one that has closed.
+    """
 
     receive_timeout_s: float
     _arrival: TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(cast(asyncio.Transport, _Joining(transport, self.loop)))
+        self._caller = Caller(self)
         self._expect()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self.scope[CALLER] = self._caller  # type: ignore[literal-required]
         if self._arrival is None:
             self._expect()
 
@@ -89,6 +95,7 @@ class _ImpatientProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget()
+        self._caller.gone = True
         super().connection_lost(exc)
 
     def _expect(self) -> None:

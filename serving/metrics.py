@@ -11,7 +11,7 @@ import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import Literal, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -32,7 +32,7 @@ from prometheus_client.registry import Collector
 from serving.agent_model import AgentModel
 from serving.errors import ServingError
 
-Door = Literal["rest", "grpc_unary", "grpc_stream"]
+Door = Literal["rest", "rest_team", "grpc_unary", "grpc_stream", "grpc_team"]
 
 SECONDS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
@@ -87,13 +87,11 @@ class Metrics(Collector):
 
     def __init__(self) -> None:
         self.requests: Counter[tuple[Door, str]] = Counter()
-        """Finished steps by door and outcome: "ok", or what `error_code` says."""
-        self.seconds: dict[Door, Histogram] = {
-            "rest": Histogram(SECONDS),
-            "grpc_unary": Histogram(SECONDS),
-            "grpc_stream": Histogram(SECONDS),
-        }
-        """Time from a step's arrival in the service to its answer."""
+        """Finished steps by door and outcome: "ok", or what `error_code` says (once for a message,
+        however many rows it had)."""
+        self.seconds: dict[Door, Histogram] = {door: Histogram(SECONDS) for door in get_args(Door)}
+        """Time from a step's arrival in the service to its answer; once for rows that came
+        together."""
         self.models: list[ModelMetrics] = []
         self.n_refused: Callable[[], int] = int
         self.n_sessions: Callable[[], int] = int
@@ -127,7 +125,7 @@ class Metrics(Collector):
         for name, text, value in (
             ("unmix_models_refused", "Model versions that were refused.", self.n_refused()),
             ("unmix_sessions", "REST sessions held.", self.n_sessions()),
-            ("unmix_streams", "Unit streams open.", self.n_streams),
+            ("unmix_streams", "Units that gRPC streams hold.", self.n_streams),
         ):
             yield GaugeMetricFamily(name, text, value)
 

@@ -1,7 +1,8 @@
 """The REST door: JSON in, JSON out, RFC 9457 problems for errors.
 
-Stepping (`POST /agents/{agent_id}/act`) is answered by `RestApi` itself, ahead of FastAPI, whose
-machinery would cost several times the step. FastAPI answers everything else and writes the docs.
+Stepping (`POST /agents/{agent_id}/act`, `POST /act`) is answered by `RestApi` itself, ahead of
+FastAPI, whose machinery would cost several times the step. FastAPI answers everything else and
+writes the docs.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 
 from serving import errors
-from serving.metrics import error_code
+from serving.batcher import Caller
+from serving.metrics import Door, error_code
 from serving.rest_messages import (
     ActAnswer,
     ActRequest,
@@ -37,6 +39,7 @@ from serving.rest_messages import (
     pack_memory,
     unpack_floats,
 )
+from serving.rest_team import TeamAnswer, TeamRequest, TeamRow, TeamRowAnswer, act_many
 from serving.service import Act, AgentService, Episode
 from serving.sessions import Sessions
 
@@ -47,6 +50,9 @@ Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 Headers: TypeAlias = list[tuple[bytes, bytes]]
+
+CALLER = "unmix.caller"
+"""Where in a request's scope the server that took it says whose it is."""
 
 STATUS: dict[type[errors.ServingError], int] = {
     errors.MalformedRequest: 400,
@@ -60,6 +66,7 @@ STATUS: dict[type[errors.ServingError], int] = {
     errors.ShuttingDown: 503,
     errors.Overloaded: 429,
     errors.DeadlineExceeded: 504,
+    errors.Abandoned: 503,  # whoever asked has hung up
     errors.ModelInvalid: 409,
 }
 """The door's error table; anything else is a 500 that says no more than its request id."""
@@ -69,6 +76,7 @@ PROBLEM_JSON = "application/problem+json"
 
 
 _act_decoder = msgspec.json.Decoder(ActRequest)
+_team_decoder = msgspec.json.Decoder(TeamRequest)
 _session_decoder = msgspec.json.Decoder(SessionRequest)
 _reset_decoder = msgspec.json.Decoder(ResetRequest)
 _encode = msgspec.json.Encoder().encode
@@ -90,10 +98,13 @@ class RestApi:
             await self.app(scope, receive, send)
             return
         path: str = scope["path"]
-        if scope["method"] == "POST" and path.startswith("/agents/") and path.endswith("/act"):
-            status, headers, body = await self.answer_act(path[8:-4], receive)
-            await _respond(send, status, headers, body)
-            return
+        if scope["method"] == "POST" and path.endswith("/act"):
+            if path.startswith("/agents/"):
+                await _respond(send, *await self.answer_act(path[8:-4], receive, scope))
+                return
+            if path == "/act":
+                await _respond(send, *await self.answer_team(receive, scope))
+                return
         started = False
 
         async def watch(message: Message) -> None:
@@ -108,23 +119,44 @@ class RestApi:
                 return
             await _respond(send, *_problem(error))
 
-    async def answer_act(self, agent: str, receive: Receive) -> tuple[int, Headers, bytes]:
+    async def answer_act(
+        self, agent: str, receive: Receive, scope: Scope
+    ) -> tuple[int, Headers, bytes]:
         """(status, headers, body) of one step."""
+        return await self._answer_steps(
+            "rest",
+            receive,
+            lambda body: self._act(agent, decode(_act_decoder, body), _caller(scope)),
+        )
+
+    async def answer_team(self, receive: Receive, scope: Scope) -> tuple[int, Headers, bytes]:
+        """(status, headers, body) of many agents' steps."""
+
+        async def act(body: bytes) -> bytes:
+            request = decode(_team_decoder, body)
+            return _encode(await act_many(self._service, request, _caller(scope)))
+
+        return await self._answer_steps("rest_team", receive, act)
+
+    async def _answer_steps(
+        self, door: Door, receive: Receive, act: Callable[[bytes], Awaitable[bytes]]
+    ) -> tuple[int, Headers, bytes]:
         try:
-            body = await self._read_body(receive)
-            answer = await self._act(agent, decode(_act_decoder, body))
+            answer = await act(await self._read_body(receive))
         except Exception as error:
-            self._service.count_error("rest", error)
+            self._service.count_error(door, error)
             return _problem(error)
         return 200, [_JSON, (b"content-length", b"%d" % len(answer))], answer
 
-    async def _act(self, agent: str, request: ActRequest) -> bytes:
+    async def _act(self, agent: str, request: ActRequest, caller: Caller) -> bytes:
         agent_id = _whole_number(agent)
         obs, mask = pack_floats("obs", request.obs), pack_mask(request.avail_actions)
         want = request.want
         if request.session is not None:
             episode = self._session_episode(request.session, agent_id, request)
-            result = await self._service.step(episode, obs, mask, "rest", request.last_action)
+            result = await self._service.step(
+                episode, obs, mask, "rest", request.last_action, caller=caller
+            )
             model, want_hidden = episode.model, "next_hidden" in want
         else:
             act = Act(
@@ -136,7 +168,7 @@ class RestApi:
                 request.model or "",
                 checked_version(request.version),
             )
-            model, result = await self._service.act(act, "rest")
+            model, result = await self._service.act(act, "rest", caller=caller)
             want_hidden = True
         return _encode(
             ActAnswer(
@@ -234,6 +266,12 @@ class RestApi:
         return await self._read_body(request.receive)
 
 
+def _caller(scope: Scope) -> Caller:
+    """The connection. Where the server does not say, its address stands for it."""
+    caller = scope.get(CALLER)
+    return caller if isinstance(caller, Caller) else Caller(scope.get("client"))
+
+
 def _problem(error: Exception) -> tuple[int, Headers, bytes]:
     """(status, headers, body) for an error."""
     headers: Headers = [(b"content-type", PROBLEM_JSON.encode())]
@@ -299,8 +337,16 @@ def _add_act_routes(app: FastAPI, api: RestApi) -> None:
     )
     async def act(agent_id: str, request: Request) -> Response:
         # For the docs, and for whoever mounts `app` without the shim, which answers this itself.
-        status, headers, body = await api.answer_act(agent_id, request.receive)
-        return Response(body, status, {k.decode(): v.decode() for k, v in headers})
+        return _response(*await api.answer_act(agent_id, request.receive, request.scope))
+
+    @app.post(
+        "/act",
+        tags=["steps"],
+        summary="Step many agents at once",
+        **_documented(TeamAnswer, TeamRequest, 400, 404, 413, 422, 429, 500, 503, 504),
+    )
+    async def act_many(request: Request) -> Response:
+        return _response(*await api.answer_team(request.receive, request.scope))
 
     @app.post(
         "/sessions",
@@ -390,9 +436,12 @@ def _answer(answer: msgspec.Struct, status: int = 200) -> Response:
     return Response(_encode(answer), status, media_type=JSON)
 
 
-async def _answer_error(_: Request, error: Exception) -> Response:
-    status, headers, body = _problem(error)
+def _response(status: int, headers: Headers, body: bytes) -> Response:
     return Response(body, status, {k.decode(): v.decode() for k, v in headers})
+
+
+async def _answer_error(_: Request, error: Exception) -> Response:
+    return _response(*_problem(error))
 
 
 async def _answer_http_error(_: Request, error: Exception) -> Response:
@@ -405,7 +454,7 @@ async def _answer_http_error(_: Request, error: Exception) -> Response:
 
 _DOCUMENTED: tuple[type[msgspec.Struct], ...] = (
     ActRequest, ActAnswer, SessionRequest, ResetRequest, SessionAnswer,
-    ModelAnswer, ModelList, Problem, FieldFault,
+    TeamRequest, TeamRow, TeamAnswer, TeamRowAnswer, ModelAnswer, ModelList, Problem, FieldFault,
 )  # fmt: skip
 
 

@@ -182,19 +182,31 @@ def _schema_fault(text: str) -> errors.InvalidRequest:
     return errors.InvalidRequest(field, f"{field}: {text}" if field else text)
 
 
-def _malformed(body: bytes) -> errors.RequestError:
+def _malformed(body: bytes) -> errors.ServingError:
     """NaN and Infinity are no JSON, but Python's own encoder writes them: say where they are."""
     try:
         content = json.loads(body)
     except (ValueError, RecursionError):
         content = None
     if isinstance(content, dict):
-        for field in ("obs", "hidden"):
-            values = content.get(field)
-            for index, value in enumerate(values if isinstance(values, list) else ()):
-                if isinstance(value, float) and not math.isfinite(value):
-                    return errors.InvalidRequest(field, f"{field}[{index}] is not a finite number")
+        rows = content.get("rows")
+        for place, row in enumerate(rows if isinstance(rows, list) else ()):
+            fault = _not_finite(row) if isinstance(row, dict) else None
+            if fault is not None:
+                return errors.in_row(place, fault)
+        fault = _not_finite(content)
+        if fault is not None:
+            return fault
     return errors.MalformedRequest("the body is not JSON")
+
+
+def _not_finite(content: dict[str, object]) -> errors.InvalidRequest | None:
+    for field in ("obs", "hidden"):
+        values = content.get(field)
+        for index, value in enumerate(values if isinstance(values, list) else ()):
+            if isinstance(value, float) and not math.isfinite(value):
+                return errors.InvalidRequest(field, f"{field}[{index}] is not a finite number")
+    return None
 
 
 def pack_floats(field: str, values: list[float]) -> bytes:

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from serving.agent_model import AgentModel, Row, StepResult
-from serving.batcher import Batcher
-from serving.errors import AgentNotFound, InvalidRequest, SessionBusy, ShuttingDown
+from serving.agent_model import AgentModel, BadRow, Row, StepResult
+from serving.batcher import Batcher, Caller, Results
+from serving.errors import (
+    AgentNotFound,
+    InvalidRequest,
+    RequestTooLarge,
+    ServingError,
+    SessionBusy,
+    ShuttingDown,
+    in_row,
+)
 from serving.metrics import Door, Metrics, error_code
 from serving.repository import Repository
 from serving.settings import Settings
 
 NO_ACTION = -1
 """`last_action` at an episode's first step."""
+ANYONE = Caller(None)
+"""A caller that no door has told apart from others."""
 
 
 class Act(NamedTuple):
@@ -51,6 +62,18 @@ class Episode:
         self.busy = False
 
 
+class Step(NamedTuple):
+    """One step of a held episode among others, before it has been checked."""
+
+    episode: Episode
+    obs: bytes
+    """float32 [O], little-endian."""
+    avail_actions: bytes
+    """bool [U], one byte each."""
+    last_action: int | None = None
+    """What the unit really did; None: what it was answered."""
+
+
 class AgentService:
     """Steps agents. Every method is called on the event loop it was made on."""
 
@@ -68,7 +91,11 @@ class AgentService:
             self._batcher(model)
 
     async def act(
-        self, request: Act, door: Door, timeout_s: float | None = None
+        self,
+        request: Act,
+        door: Door,
+        timeout_s: float | None = None,
+        caller: Caller = ANYONE,
     ) -> tuple[AgentModel, StepResult]:
         """Step one agent whose memory the caller carries.
 
@@ -79,17 +106,43 @@ class AgentService:
             ServingError: of every kind but MalformedRequest, RequestTooLarge and the sessions'.
         """
         model = self.repository.resolve(request.model, request.version)
-        last_action = request.last_action
-        _check_memory(model, request.agent_id, request.hidden, last_action)
-        row = self._row(
-            model,
-            request.agent_id,
-            request.obs,
-            request.avail_actions,
-            NO_ACTION if last_action is None else last_action,
-            request.hidden or model.first_hidden,
-        )
-        return model, await self._run(model, row, door, timeout_s)
+        row = self._carried_row(model, request)
+        (result,) = await self._run([(model, [row])], door, timeout_s, caller)
+        return model, result
+
+    async def act_many(
+        self,
+        requests: Sequence[Act],
+        door: Door,
+        timeout_s: float | None = None,
+        caller: Caller = ANYONE,
+    ) -> tuple[AgentModel, list[StepResult]]:
+        """Step agents whose memories the caller carries: all of one model, all or none.
+
+        Args:
+            requests: one or more; the first one's `model` and `version` hold for all.
+
+        Raises:
+            RequestTooLarge: more rows than a message may have.
+            ServingError: as `act`; one row's fault names the row.
+        """
+        self.check_rows(len(requests))
+        model = self.repository.resolve(requests[0].model, requests[0].version)
+        rows = []
+        for place, request in enumerate(requests):
+            try:
+                rows.append(self._carried_row(model, request))
+            except ServingError as error:
+                raise in_row(place, error) from None
+        return model, await self._run([(model, rows)], door, timeout_s, caller, many=True)
+
+    def check_rows(self, n: int) -> None:
+        """Raises: InvalidRequest if there are none, RequestTooLarge if there are too many."""
+        if not n:
+            raise InvalidRequest("rows", "there are no rows")
+        limit = min(self._settings.max_rows, self._settings.max_queue)
+        if n > limit:
+            raise RequestTooLarge(f"there are {n} rows; one message takes at most {limit}")
 
     def begin(
         self,
@@ -122,6 +175,7 @@ class AgentService:
         door: Door,
         last_action: int | None = None,
         timeout_s: float | None = None,
+        caller: Caller = ANYONE,
     ) -> StepResult:
         """Step a held episode. Unless this returns, its memory has not changed.
 
@@ -132,25 +186,53 @@ class AgentService:
             SessionBusy: the episode's previous step still runs.
             InvalidRequest, Overloaded, DeadlineExceeded, ShuttingDown
         """
-        if episode.busy:
-            raise SessionBusy("the session's previous step is still running")
-        model = episode.model
-        row = self._row(
-            model,
-            episode.agent_id,
-            obs,
-            avail_actions,
-            episode.last_action if last_action is None else last_action,
-            episode.hidden,
-        )
+        row = self._held_row(Step(episode, obs, avail_actions, last_action))
         episode.busy = True
         try:
-            result = await self._run(model, row, door, timeout_s)
+            (result,) = await self._run([(episode.model, [row])], door, timeout_s, caller)
         finally:
             episode.busy = False
-        episode.hidden = result.next_hidden
-        episode.last_action = result.action
+        episode.hidden, episode.last_action = result.next_hidden, result.action
         return result
+
+    async def step_many(
+        self,
+        steps: Sequence[Step],
+        door: Door,
+        timeout_s: float | None = None,
+        caller: Caller = ANYONE,
+    ) -> list[StepResult]:
+        """Step held episodes, all or none. Unless this returns, no memory has changed.
+
+        Args:
+            steps: one or more, of as many episodes, which may be with different model versions.
+
+        Raises:
+            RequestTooLarge: more rows than a message may have.
+            ServingError: as `step`; one row's fault names the row.
+        """
+        self.check_rows(len(steps))
+        rows: dict[AgentModel, dict[int, Row]] = {}
+        """By model, then place."""
+        for place, step in enumerate(steps):
+            try:
+                rows.setdefault(step.episode.model, {})[place] = self._held_row(step)
+            except ServingError as error:
+                raise in_row(place, error) from None
+        runs = [(model, list(its_rows.values())) for model, its_rows in rows.items()]
+        for step in steps:
+            step.episode.busy = True
+        try:
+            results = await self._run(runs, door, timeout_s, caller, many=True)
+        finally:
+            for step in steps:
+                step.episode.busy = False
+        if len(runs) > 1:
+            places = [place for its_rows in rows.values() for place in its_rows]
+            results = [result for _, result in sorted(zip(places, results, strict=True))]
+        for step, result in zip(steps, results, strict=True):
+            step.episode.hidden, step.episode.last_action = result.next_hidden, result.action
+        return results
 
     @property
     def ready(self) -> bool:
@@ -175,25 +257,38 @@ class AgentService:
         self.metrics.requests[door, error_code(error)] += 1
 
     async def _run(
-        self, model: AgentModel, row: Row, door: Door, timeout_s: float | None
-    ) -> StepResult:
+        self,
+        runs: Sequence[tuple[AgentModel, Sequence[Row]]],
+        door: Door,
+        timeout_s: float | None,
+        caller: Caller,
+        many: bool = False,
+    ) -> list[StepResult]:
+        """The results of all rows, in order; with `many`, a fault names the row."""
         self.check_accepting()
         limit = self._settings.step_timeout_s
         start = time.monotonic()
-        answer = self._batcher(model).submit(
-            row, start + (limit if timeout_s is None else min(timeout_s, limit))
-        )
+        deadline = start + (limit if timeout_s is None else min(timeout_s, limit))
+        answers: list[asyncio.Future[Results]] = []
         self._in_flight += 1
         self._idle.clear()
         try:
-            result = await answer
+            for model, rows in runs:
+                answers.append(self._batcher(model).submit(rows, caller, deadline))
+            if len(answers) == 1:  # nearly always
+                results = await answers[0]
+            else:
+                results = [row for part in await asyncio.gather(*answers) for row in part]
         finally:
+            for answer in answers:
+                answer.cancel()  # those that are not there yet, if there was an error
             self._in_flight -= 1
             if not self._in_flight:
                 self._idle.set()
+        good = _good(results, many)
         self.metrics.seconds[door].observe(time.monotonic() - start)
-        self.metrics.requests[door, "ok"] += 1
-        return result
+        self.metrics.requests[door, "ok"] += len(good)
+        return good
 
     def _batcher(self, model: AgentModel) -> Batcher:
         batcher = self._batchers.get(model)
@@ -202,6 +297,31 @@ class AgentService:
             self._batchers[model] = batcher
             self.metrics.models.append(batcher.metrics)
         return batcher
+
+    def _carried_row(self, model: AgentModel, request: Act) -> Row:
+        last_action = request.last_action
+        _check_memory(model, request.agent_id, request.hidden, last_action)
+        return self._row(
+            model,
+            request.agent_id,
+            request.obs,
+            request.avail_actions,
+            NO_ACTION if last_action is None else last_action,
+            request.hidden or model.first_hidden,
+        )
+
+    def _held_row(self, step: Step) -> Row:
+        episode, last_action = step.episode, step.last_action
+        if episode.busy:
+            raise SessionBusy("the session's previous step is still running")
+        return self._row(
+            episode.model,
+            episode.agent_id,
+            step.obs,
+            step.avail_actions,
+            episode.last_action if last_action is None else last_action,
+            episode.hidden,
+        )
 
     def _row(
         self,
@@ -231,6 +351,17 @@ class AgentService:
             raise InvalidRequest("avail_actions", "avail_actions leaves no action to take")
         _check_last_action(model, last_action)
         return Row(obs, avail_actions, last_action, agent_id, hidden)
+
+
+def _good(results: Results, many: bool) -> list[StepResult]:
+    """The results, if none is bad. Raises: InvalidRequest"""
+    good: list[StepResult] = []
+    for place, result in enumerate(results):
+        if isinstance(result, BadRow):
+            error = InvalidRequest(result.field, result.message)
+            raise in_row(place, error) if many else error
+        good.append(result)
+    return good
 
 
 def _check_last_action(model: AgentModel, last_action: int) -> None:

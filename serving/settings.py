@@ -21,15 +21,21 @@ class Settings(BaseSettings):
     device: Literal["cpu", "cuda"] = Field("cpu", description="Where the models run.")
 
     max_batch: int = Field(512, ge=1, le=65536, description="Rows in one run of a model, at most.")
+    max_rows: int = Field(
+        512, ge=1, description="Rows in one message, at most; never more than max_queue."
+    )
     max_queue: int = Field(
-        4096, ge=1, description="Rows that may wait for one model; more are refused at once."
+        4096,
+        ge=1,
+        description="Rows that may wait for one model, half of them one connection's; more are "
+        "refused at once.",
     )
     step_timeout_s: float = Field(
         2.0, gt=0, description="Seconds a step may wait before it is given up."
     )
 
     max_body_bytes: int = Field(
-        256 * 1024, ge=1024, description="Largest HTTP body or gRPC message, in bytes."
+        1024 * 1024, ge=1024, description="Largest HTTP body or gRPC message, in bytes."
     )
     receive_timeout_s: float = Field(
         5.0, gt=0, description="Seconds an HTTP request may take to arrive."
@@ -42,7 +48,9 @@ class Settings(BaseSettings):
     session_ttl_s: float = Field(
         600.0, gt=0, description="Seconds after its last step that a session is forgotten."
     )
-    max_streams: int = Field(10_000, ge=1, description="Unit streams open at a time.")
+    max_streams: int = Field(
+        10_000, ge=1, description="Units that gRPC streams hold at a time, one or many a stream."
+    )
 
     drain_delay_s: float = Field(
         0.25,

@@ -51,10 +51,11 @@ def test_training_uses_only_the_client_of_serving() -> None:
 def test_the_client_needs_the_base_install_alone() -> None:
     generated = [path for path in SERVING if "pb" in path.parts]
     base = {"grpc", "google", "numpy", "serving"} | set(sys.stdlib_module_names)
-    for path in [ROOT / "serving" / "client.py", ROOT / "serving" / "__init__.py", *generated]:
+    clients = [ROOT / "serving" / name for name in ("client.py", "client_team.py")]
+    for path in [*clients, ROOT / "serving" / "__init__.py", *generated]:
         assert packages(path) <= base, path
-    ours = {name for name in imported(ROOT / "serving" / "client.py") if name.startswith("serving")}
-    assert all(name.startswith("serving.pb.") for name in ours)
+    ours = {name for path in clients for name in imported(path) if name.startswith("serving")}
+    assert all(name.startswith(("serving.pb.", "serving.client")) for name in ours)
 
 
 def test_a_measured_peer_runs_without_what_is_ours() -> None:
@@ -72,8 +73,10 @@ def test_the_core_knows_no_door() -> None:
         assert not inner & {
             "rest_api",
             "rest_messages",
+            "rest_team",
             "http_server",
             "grpc_api",
+            "grpc_team",
             "server",
             "client",
         }, path
@@ -89,7 +92,7 @@ def test_each_door_has_a_word_for_every_error(
 ) -> None:
     leaves = {kind for kind in every(errors.ServingError) if not kind.__subclasses__()}
     assert set(table) == leaves
-    assert len(leaves) == 12
+    assert len(leaves) == 13
 
 
 def test_generated_code_is_that_of_the_contracts(tmp_path: Path) -> None:

@@ -376,7 +376,7 @@ def test_reflection_describes_the_service(channel: grpc.Channel) -> None:
     }
     described = database.FindFileContainingSymbol("unmix.v1.AgentService")
     methods = [method.name for method in described.service[0].method]
-    assert methods == ["Act", "ActStream", "ListModels", "GetModel"]
+    assert methods == ["Act", "ActStream", "TeamStream", "ListModels", "GetModel"]
 
 
 def test_steps_are_counted_by_outcome(agents: Any, http: httpx.Client) -> None:

@@ -25,6 +25,16 @@ VALID = {
     "version": 1,
     "want": ["q_values"],
 }
+TEAM = {
+    "rows": [
+        {name: VALID[name] for name in ("obs", "avail_actions", "last_action", "hidden")}
+        | {"agent_id": agent}
+        for agent in (2, 0)
+    ],
+    "model": "tiny",
+    "version": 1,
+    "want": ["q_values"],
+}
 STRANGE: list[Any] = [
     None, True, False, 0, -1, 1.5, 1e308, -1e308, 10**40, "", "\ud800", "\0", "NaN", [], {}, [[]],
     [None], {"obs": 1}, [0.0] * 7, [1] * 5, ["next_hidden"] * 9, "x" * 300,
@@ -55,13 +65,13 @@ def mutate_bytes(data: bytes, random: np.random.Generator, tokens: list[bytes]) 
     return bytes(wounded)
 
 
-def mutate_request(random: np.random.Generator) -> bytes:
+def mutate_request(valid: dict[str, Any], random: np.random.Generator) -> bytes:
     """Half of them wounded as bytes, half as values."""
     if random.random() < 0.5:
-        return mutate_bytes(json.dumps(VALID).encode(), random, TOKENS)
-    body: dict[str, Any] = json.loads(json.dumps(VALID))
+        return mutate_bytes(json.dumps(valid).encode(), random, TOKENS)
+    body: dict[str, Any] = json.loads(json.dumps(valid))
     for _ in range(random.integers(1, 3)):
-        name = list(VALID)[random.integers(len(VALID))]
+        name = list(valid)[random.integers(len(valid))]
         strange = STRANGE[random.integers(len(STRANGE))]
         value = body.get(name)
         kind = random.integers(4)
@@ -76,7 +86,7 @@ def mutate_request(random: np.random.Generator) -> bytes:
     return json.dumps(body).encode()
 
 
-@pytest.mark.parametrize("path", ["/agents/1/act", "/sessions"])
+@pytest.mark.parametrize("path", ["/agents/1/act", "/act", "/sessions"])
 def test_mutated_bodies_are_never_the_servers_error(server: RunningServer, path: str) -> None:
     address = server.rest.removeprefix("http://")
     with contextlib.closing(http.client.HTTPConnection(address, timeout=20)) as connection:
@@ -88,18 +98,50 @@ def send_mutated(server: RunningServer, connection: http.client.HTTPConnection, 
     statuses: collections.Counter[int] = collections.Counter()
     n_log_lines = len(server.log)
     for _ in range(N):
-        body = mutate_request(random)
+        body = mutate_request(TEAM if path == "/act" else VALID, random)
         connection.request("POST", path, body)
         response = connection.getresponse()
         answer = response.read()
         statuses[response.status] += 1
         assert response.status in {200, 201, 400, 404, 422}, (response.status, body)
         json.loads(answer)
-    if path == "/agents/1/act":  # the mutations do reach all of these
+    if path != "/sessions":  # the mutations do reach all of these
         assert min(statuses[200], statuses[400], statuses[404], statuses[422]) >= 5, statuses
     assert len(server.log) == n_log_lines
     connection.request("POST", "/agents/1/act", json.dumps(VALID))
     assert connection.getresponse().status == 200
+
+
+def test_mutated_team_messages_are_never_the_servers_error(channel: grpc.Channel) -> None:
+    random = np.random.default_rng(4)
+    obs = np.linspace(-1, 1, 14, dtype="<f4").tobytes()
+    hidden = np.linspace(-1, 1, 12, dtype="<f4").tobytes()
+    mask = bytes([0, 1, 1, 0, 1] * 2)
+    begin = pb.TeamBegin(
+        model="tiny", version=1, units=[3, 9], agent_ids=[1, 2], hidden=hidden, last_actions=[2, -1]
+    )
+    valid = pb.TeamStreamRequest(
+        begin=begin, units=[9, 3], obs=obs, avail_actions=mask, last_actions=[1, 4],
+        want_next_hidden=True, sequence=7,
+    )  # fmt: skip
+    junk = [b"\xff" * 11, b"\0", b"\x0a\xff\xff\xff\xff\x0f", b"\x80", bytes(300)]
+    call: Any = channel.stream_stream("/unmix.v1.AgentService/TeamStream")
+    outcomes: collections.Counter[str] = collections.Counter()
+    whole = valid.SerializeToString()
+    for _ in range(N // 2):
+        messages = iter([whole, mutate_bytes(whole, random, junk), whole])
+        try:
+            answers = [pb.TeamStreamResponse.FromString(it) for it in call(messages, timeout=20)]
+        except grpc.RpcError as error:
+            outcomes[error.code().name] += 1
+            continue
+        outcomes[answers[1].fault.reason or "OK"] += 1
+        # Whatever the second was, the third is done as the first.
+        assert answers[2] == answers[0]
+    assert set(outcomes) <= {
+        "OK", "INVALID_ARGUMENT", "INVALID_REQUEST", "MODEL_NOT_FOUND", "AGENT_NOT_FOUND",
+    }  # fmt: skip
+    assert min(outcomes[name] for name in ("OK", "INVALID_ARGUMENT", "INVALID_REQUEST")) >= 5
 
 
 def test_mutated_messages_are_never_the_servers_error(channel: grpc.Channel) -> None:

@@ -363,6 +363,7 @@ def test_openapi_documents_every_route_and_every_status(http: httpx.Client) -> N
     schema = http.get("/openapi.json").json()
     assert set(schema["paths"]) == {
         "/agents/{agent_id}/act",
+        "/act",
         "/sessions",
         "/sessions/{session}",
         "/sessions/{session}/reset",

@@ -10,19 +10,22 @@ import numpy as np
 import pytest
 
 from serving.agent_model import AgentModel, Row, StepResult
+from serving.batcher import Caller
 from serving.errors import (
+    Abandoned,
     AgentNotFound,
     DeadlineExceeded,
     InvalidRequest,
     ModelNotFound,
     Overloaded,
+    RequestTooLarge,
     ServingError,
     SessionBusy,
     ShuttingDown,
 )
 from serving.metrics import Metrics
 from serving.repository import Repository
-from serving.service import Act, AgentService
+from serving.service import Act, AgentService, Step
 from serving.settings import Settings
 from tests.artifacts import Policy, write_artifact
 
@@ -190,7 +193,8 @@ async def test_late_steps_are_not_run(models: Path) -> None:
 async def test_a_full_queue_refuses(models: Path) -> None:
     service = service_of(models, max_queue=2)
     answers = await asyncio.gather(
-        *[service.act(Act(0, OBS, MASK), "rest") for _ in range(5)], return_exceptions=True
+        *[service.act(Act(0, OBS, MASK), "rest", caller=Caller(who)) for who in range(5)],
+        return_exceptions=True,
     )
     assert [isinstance(answer, Overloaded) for answer in answers] == [False] * 2 + [True] * 3
 
@@ -220,3 +224,100 @@ async def test_a_cancelled_step_does_not_hold_up_the_drain(service: AgentService
     task.cancel()
     service.drain()
     await asyncio.wait_for(service.drained(), 5)
+
+
+# Many rows at once
+
+
+async def test_many_carried_rows_are_as_each_alone(service: AgentService) -> None:
+    acts = [Act(0, OBS, MASK), Act(1, OBS, MASK, 4, HIDDEN), Act(2, OBS, MASK, 0)]
+    alone = [(await service.act(act, "rest"))[1] for act in acts]
+    answered, together = await service.act_many(acts, "rest_team")
+    assert (answered.label, together) == ("tiny version 1", alone)
+    assert service.metrics.requests["rest_team", "ok"] == 3
+
+
+async def test_held_episodes_of_two_models_step_together_and_in_order(
+    tmp_path: Path, policy: Policy
+) -> None:
+    write_artifact(tmp_path, policy)
+    write_artifact(tmp_path, Policy(seed=1), name="other")
+    service = service_of(tmp_path)
+    names = ["tiny", "other", "other", "tiny", "other"]
+    episodes = [service.begin(place % 3, name) for place, name in enumerate(names)]
+    twins = [service.begin(place % 3, name) for place, name in enumerate(names)]
+    for _ in range(3):
+        together = await service.step_many(
+            [Step(episode, OBS, MASK) for episode in episodes], "grpc_team"
+        )
+        assert together == [await service.step(twin, OBS, MASK, "grpc_stream") for twin in twins]
+    assert [episode.hidden for episode in episodes] == [twin.hidden for twin in twins]
+    assert together[0] != together[1]
+
+
+async def test_one_bad_row_leaves_every_memory_as_it_was(service: AgentService) -> None:
+    episodes = [service.begin(0) for _ in range(3)]
+    bad = OBS[:-4] + b"\0\0\xc0\x7f"
+    steps = [Step(episode, obs, MASK) for episode, obs in zip(episodes, (OBS, OBS, bad),
+                                                              strict=True)]  # fmt: skip
+    with pytest.raises(InvalidRequest, match=r"rows\[2\]: obs\[6\] is not") as caught:
+        await service.step_many(steps, "grpc_team")
+    assert caught.value.field == "rows[2].obs"
+    for episode in episodes:
+        assert (episode.hidden, episode.last_action, episode.busy) == (bytes(24), -1, False)
+    assert service.metrics.requests["grpc_team", "ok"] == 0
+
+
+async def test_a_busy_episode_refuses_the_whole_message(service: AgentService) -> None:
+    busy, other = service.begin(0), service.begin(1)
+    running = asyncio.ensure_future(service.step(busy, OBS, MASK, "rest"))
+    await asyncio.sleep(0)
+    with pytest.raises(SessionBusy, match=r"rows\[1\]"):
+        await service.step_many([Step(other, OBS, MASK), Step(busy, OBS, MASK)], "grpc_team")
+    await running
+    assert other.last_action == -1
+    assert len(await service.step_many([Step(busy, OBS, MASK)], "grpc_team")) == 1
+
+
+@pytest.mark.parametrize(("settings", "limit"), [({"max_rows": 3}, 3), ({"max_queue": 2}, 2)])
+async def test_a_message_has_so_many_rows_at_most(
+    models: Path, settings: dict[str, int], limit: int
+) -> None:
+    service = service_of(models, **settings)
+    _, results = await service.act_many([Act(0, OBS, MASK)] * limit, "rest_team")
+    assert len(results) == limit
+    words = f"there are {limit + 1} rows; one message takes at most {limit}"
+    with pytest.raises(RequestTooLarge, match=words):
+        await service.act_many([Act(0, OBS, MASK)] * (limit + 1), "rest_team")
+    with pytest.raises(InvalidRequest, match="no rows"):
+        await service.act_many([], "rest_team")
+
+
+async def test_if_one_models_queue_is_full_the_other_model_does_not_run_either(
+    tmp_path: Path, policy: Policy
+) -> None:
+    """Queues of four rows: three of `other` wait, so that two more do not fit."""
+    write_artifact(tmp_path, policy)
+    write_artifact(tmp_path, Policy(seed=1), name="other")
+    service = service_of(tmp_path, max_queue=4)
+    first = asyncio.gather(
+        *[service.act(Act(0, OBS, MASK, model="other"), "rest", caller=Caller(who))
+          for who in range(3)]
+    )  # fmt: skip
+    await asyncio.sleep(0)
+    episodes = [service.begin(0, name) for name in ("tiny", "other", "other")]
+    with pytest.raises(Overloaded):
+        await service.step_many([Step(it, OBS, MASK) for it in episodes], "grpc_team")
+    await first
+    assert [entry.rows._sum for entry in service.metrics.models] == [3.0, 0.0]
+    await asyncio.wait_for(service.drained(), 1)
+
+
+async def test_a_step_whose_caller_has_left_is_not_run(service: AgentService) -> None:
+    caller = Caller("")
+    running = asyncio.ensure_future(service.act(Act(0, OBS, MASK), "rest", caller=caller))
+    await asyncio.sleep(0)
+    caller.gone = True
+    with pytest.raises(Abandoned):
+        await running
+    assert [entry.rows._sum for entry in service.metrics.models] == [0.0]

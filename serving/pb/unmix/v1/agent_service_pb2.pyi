@@ -93,6 +93,74 @@ class ActStreamResponse(_message.Message):
     sequence: int
     def __init__(self, action: _Optional[int] = ..., next_hidden: _Optional[bytes] = ..., q_values: _Optional[bytes] = ..., model: _Optional[str] = ..., version: _Optional[int] = ..., sequence: _Optional[int] = ...) -> None: ...
 
+class TeamStreamRequest(_message.Message):
+    __slots__ = ("begin", "units", "obs", "avail_actions", "last_actions", "want_next_hidden", "want_q_values", "sequence")
+    BEGIN_FIELD_NUMBER: _ClassVar[int]
+    UNITS_FIELD_NUMBER: _ClassVar[int]
+    OBS_FIELD_NUMBER: _ClassVar[int]
+    AVAIL_ACTIONS_FIELD_NUMBER: _ClassVar[int]
+    LAST_ACTIONS_FIELD_NUMBER: _ClassVar[int]
+    WANT_NEXT_HIDDEN_FIELD_NUMBER: _ClassVar[int]
+    WANT_Q_VALUES_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    begin: TeamBegin
+    units: _containers.RepeatedScalarFieldContainer[int]
+    obs: bytes
+    avail_actions: bytes
+    last_actions: _containers.RepeatedScalarFieldContainer[int]
+    want_next_hidden: bool
+    want_q_values: bool
+    sequence: int
+    def __init__(self, begin: _Optional[_Union[TeamBegin, _Mapping]] = ..., units: _Optional[_Iterable[int]] = ..., obs: _Optional[bytes] = ..., avail_actions: _Optional[bytes] = ..., last_actions: _Optional[_Iterable[int]] = ..., want_next_hidden: bool = ..., want_q_values: bool = ..., sequence: _Optional[int] = ...) -> None: ...
+
+class TeamBegin(_message.Message):
+    __slots__ = ("model", "version", "units", "agent_ids", "hidden", "last_actions")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    UNITS_FIELD_NUMBER: _ClassVar[int]
+    AGENT_IDS_FIELD_NUMBER: _ClassVar[int]
+    HIDDEN_FIELD_NUMBER: _ClassVar[int]
+    LAST_ACTIONS_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: int
+    units: _containers.RepeatedScalarFieldContainer[int]
+    agent_ids: _containers.RepeatedScalarFieldContainer[int]
+    hidden: bytes
+    last_actions: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., units: _Optional[_Iterable[int]] = ..., agent_ids: _Optional[_Iterable[int]] = ..., hidden: _Optional[bytes] = ..., last_actions: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class TeamStreamResponse(_message.Message):
+    __slots__ = ("actions", "next_hidden", "q_values", "model", "version", "sequence", "fault")
+    ACTIONS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_HIDDEN_FIELD_NUMBER: _ClassVar[int]
+    Q_VALUES_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    FAULT_FIELD_NUMBER: _ClassVar[int]
+    actions: _containers.RepeatedScalarFieldContainer[int]
+    next_hidden: bytes
+    q_values: bytes
+    model: str
+    version: int
+    sequence: int
+    fault: TeamFault
+    def __init__(self, actions: _Optional[_Iterable[int]] = ..., next_hidden: _Optional[bytes] = ..., q_values: _Optional[bytes] = ..., model: _Optional[str] = ..., version: _Optional[int] = ..., sequence: _Optional[int] = ..., fault: _Optional[_Union[TeamFault, _Mapping]] = ...) -> None: ...
+
+class TeamFault(_message.Message):
+    __slots__ = ("code", "reason", "message", "field", "retry_after_s")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    FIELD_FIELD_NUMBER: _ClassVar[int]
+    RETRY_AFTER_S_FIELD_NUMBER: _ClassVar[int]
+    code: int
+    reason: str
+    message: str
+    field: str
+    retry_after_s: int
+    def __init__(self, code: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., field: _Optional[str] = ..., retry_after_s: _Optional[int] = ...) -> None: ...
+
 class ListModelsRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

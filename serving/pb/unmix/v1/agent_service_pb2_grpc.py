@@ -45,6 +45,11 @@ class AgentServiceStub(object):
                 request_serializer=serving_dot_pb_dot_unmix_dot_v1_dot_agent__service__pb2.ActStreamRequest.SerializeToString,
                 response_deserializer=serving_dot_pb_dot_unmix_dot_v1_dot_agent__service__pb2.ActStreamResponse.FromString,
                 _registered_method=True)
+        self.TeamStream = channel.stream_stream(
+                '/unmix.v1.AgentService/TeamStream',
+                request_serializer=serving_dot_pb_dot_unmix_dot_v1_dot_agent__service__pb2.TeamStreamRequest.SerializeToString,
+                response_deserializer=serving_dot_pb_dot_unmix_dot_v1_dot_agent__service__pb2.TeamStreamResponse.FromString,
+                _registered_method=True)
         self.ListModels = channel.unary_unary(
                 '/unmix.v1.AgentService/ListModels',
                 request_serializer=serving_dot_pb_dot_unmix_dot_v1_dot_agent__service__pb2.ListModelsRequest.SerializeToString,
@@ -77,6 +82,15 @@ class AgentServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TeamStream(self, request_iterator, context):
+        """The steps of many units, for one client that drives them all: a message has a row for each unit
+        to step. The stream holds every unit's memory and last action. One answer for each request, in
+        order; a request that is refused changes nothing, and the stream goes on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListModels(self, request, context):
         """Every model version in the repository, by name, then version.
         """
@@ -103,6 +117,11 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     servicer.ActStream,
                     request_deserializer=serving_dot_pb_dot_unmix_dot_v1_dot_agent__service__pb2.ActStreamRequest.FromString,
                     response_serializer=serving_dot_pb_dot_unmix_dot_v1_dot_agent__service__pb2.ActStreamResponse.SerializeToString,
+            ),
+            'TeamStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.TeamStream,
+                    request_deserializer=serving_dot_pb_dot_unmix_dot_v1_dot_agent__service__pb2.TeamStreamRequest.FromString,
+                    response_serializer=serving_dot_pb_dot_unmix_dot_v1_dot_agent__service__pb2.TeamStreamResponse.SerializeToString,
             ),
             'ListModels': grpc.unary_unary_rpc_method_handler(
                     servicer.ListModels,
@@ -170,6 +189,33 @@ class AgentService(object):
             '/unmix.v1.AgentService/ActStream',
             serving_dot_pb_dot_unmix_dot_v1_dot_agent__service__pb2.ActStreamRequest.SerializeToString,
             serving_dot_pb_dot_unmix_dot_v1_dot_agent__service__pb2.ActStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TeamStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/unmix.v1.AgentService/TeamStream',
+            serving_dot_pb_dot_unmix_dot_v1_dot_agent__service__pb2.TeamStreamRequest.SerializeToString,
+            serving_dot_pb_dot_unmix_dot_v1_dot_agent__service__pb2.TeamStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,
