@@ -13,7 +13,10 @@
     ├── Unavailable
     │   ├── ModelNotReady            the model is known, but was refused or is still loading
     │   └── ShuttingDown
+    ├── NotAuthenticated             no credential, or none that holds
+    ├── NotAllowed                   the caller is known, but this is not for its role
     ├── Overloaded                   a queue or a store is full; worth another try soon
+    │   └── RateLimited              this caller asks for more than its share
     ├── DeadlineExceeded             the caller's time, or the service's own limit, ran out
     └── ModelInvalid                 an artifact in the repository cannot be trusted or used
 
@@ -92,6 +95,18 @@ class Overloaded(ServingError):
     def __init__(self, message: str, retry_after_s: int = 1) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class RateLimited(Overloaded):
+    """The caller asks for more than its share."""
+
+
+class NotAuthenticated(ServingError):
+    """Nobody known: no credential, or none that holds."""
+
+
+class NotAllowed(ServingError):
+    """Somebody known, whose role this is not."""
 
 
 class DeadlineExceeded(ServingError):

@@ -7,7 +7,6 @@ machinery would cost several times the step. FastAPI answers everything else and
 from __future__ import annotations
 
 import logging
-import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
 from http import HTTPStatus
 from typing import Any, TypeAlias
@@ -19,6 +18,7 @@ from starlette.exceptions import HTTPException
 
 from serving import errors
 from serving.metrics import error_code
+from serving.request_ids import begin_request, request_id
 from serving.rest_messages import (
     ActAnswer,
     ActRequest,
@@ -60,6 +60,9 @@ STATUS: dict[type[errors.ServingError], int] = {
     errors.ShuttingDown: 503,
     errors.Overloaded: 429,
     errors.DeadlineExceeded: 504,
+    errors.NotAuthenticated: 401,
+    errors.NotAllowed: 403,
+    errors.RateLimited: 429,
     errors.ModelInvalid: 409,
 }
 """The door's error table; anything else is a 500 that says no more than its request id."""
@@ -206,6 +209,9 @@ class RestApi:
             raise errors.ModelNotFound("versions are whole numbers from 1")
         return model_answer(self._service.repository.status(name, number))
 
+    def count_error(self, error: Exception) -> None:
+        self._service.count_error("rest", error)
+
     @property
     def ready(self) -> bool:
         return self._service.ready
@@ -246,10 +252,12 @@ def _problem(error: Exception) -> tuple[int, Headers, bytes]:
             headers.append((b"retry-after", b"%d" % error.retry_after_s))
         elif isinstance(error, errors.Unavailable):
             headers.append((b"retry-after", b"1"))
+        elif isinstance(error, errors.NotAuthenticated):
+            headers.append((b"www-authenticate", b"Bearer"))
     else:
         status = 500
         problem = _describe(status, error_code(error), "internal error")
-        problem.request_id = secrets.token_hex(8)
+        problem.request_id = request_id.get() or begin_request()
         logger.error("request %s failed", problem.request_id, exc_info=error)
     body = _encode(problem)
     headers.append((b"content-length", b"%d" % len(body)))
@@ -265,6 +273,12 @@ def _describe(status: int, code: str, detail: str) -> Problem:
 async def _respond(send: Send, status: int, headers: Headers, body: bytes) -> None:
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+async def refuse(api: RestApi, send: Send, error: Exception) -> None:
+    """Answer a request that is not let in; it counts among the steps asked for."""
+    api.count_error(error)
+    await _respond(send, *_problem(error))
 
 
 def _whole_number(text: str) -> int:

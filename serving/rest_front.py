@@ -1,0 +1,81 @@
+"""What stands before the REST door: a request id for every request, and who may go in."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+
+from serving.access import Access
+from serving.request_ids import HEADER, begin_request
+from serving.rest_api import Message, Receive, RestApi, Scope, Send, refuse
+from serving.settings import Role
+
+logger = logging.getLogger(__name__)
+
+_OPEN = frozenset({"/livez", "/readyz"})
+_ID = HEADER.encode()
+
+
+def role_for(path: str) -> Role | None:
+    """The role that a path needs; None for the probes. What is not known needs the most that
+    reading it could be worth."""
+    if path in _OPEN:
+        return None
+    first = path.split("/", 2)[1] if path.startswith("/") else ""
+    if first in ("agents", "act", "sessions"):
+        return "act"
+    return "admin" if first == "admin" else "observe"
+
+
+class RestFront:
+    """The ASGI application in front of `RestApi`."""
+
+    def __init__(self, api: RestApi, access: Access | None) -> None:
+        self._api, self._access = api, access
+        self._tells = logger.isEnabledFor(logging.DEBUG)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._api(scope, receive, send)
+            return
+        answered = (_ID, begin_request(_header(scope["headers"], _ID)).encode())
+        start, status = time.monotonic(), 0
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], answered]
+            await send(message)
+
+        try:
+            if self._access is not None:
+                self._admit(self._access, scope)
+        except Exception as error:
+            await refuse(self._api, answer, error)
+        else:
+            await self._api(scope, receive, answer)
+        if self._tells:
+            logger.debug("request: %s, %d, %.6f s", role_for(scope["path"]) or "probe", status,
+                         time.monotonic() - start)  # fmt: skip
+
+    def _admit(self, access: Access, scope: Scope) -> None:
+        """Raises: NotAuthenticated, NotAllowed, RateLimited"""
+        role = role_for(scope["path"])
+        if role is not None:
+            access.admit(_token(scope["headers"]), scope["state"].get("certificate", ""), role)
+
+
+def _token(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    scheme, _, token = _header(headers, b"authorization").decode("latin-1").partition(" ")
+    if scheme.lower() == "bearer":
+        return token.strip()
+    return _header(headers, b"x-api-key").decode("latin-1")
+
+
+def _header(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> bytes:
+    for name, value in headers:
+        if name == wanted:
+            return value
+    return b""
