@@ -174,7 +174,14 @@ def has_credentials(settings: Settings) -> bool:
 
 def open_access(settings: Settings) -> Access | None:
     """The check, or None where everybody may do everything. Raises: SetupError"""
-    return Access(settings) if has_credentials(settings) else None
+    if has_credentials(settings):
+        return Access(settings)
+    if settings.rate_per_s:
+        raise SetupError(
+            "rate_per_s: callers are not told apart without credentials",
+            "set UNMIX_KEYS, UNMIX_JWKS or UNMIX_CLIENT_CA, or leave UNMIX_RATE_PER_S out",
+        )
+    return None
 
 
 def check_exposure(settings: Settings) -> None:

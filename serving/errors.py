@@ -15,7 +15,8 @@
     │   └── ShuttingDown
     ├── NotAuthenticated             no credential, or none that holds
     ├── NotAllowed                   the caller is known, but this is not for its role
-    ├── Overloaded                   a queue or a store is full; worth another try soon
+    ├── TryLater                     worth another try soon
+    │   ├── Overloaded               a queue or a store is full
     │   └── RateLimited              this caller asks for more than its share
     ├── DeadlineExceeded             the caller's time, or the service's own limit, ran out
     └── ModelInvalid                 an artifact in the repository cannot be trusted or used
@@ -89,15 +90,19 @@ class ShuttingDown(Unavailable):
     """The server finishes what it has and takes nothing new."""
 
 
-class Overloaded(ServingError):
-    """Full; the caller may try again."""
+class TryLater(ServingError):
+    """Too much at once; the caller may try again."""
 
     def __init__(self, message: str, retry_after_s: int = 1) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
 
 
-class RateLimited(Overloaded):
+class Overloaded(TryLater):
+    """Full, whoever asks."""
+
+
+class RateLimited(TryLater):
     """The caller asks for more than its share."""
 
 

@@ -287,7 +287,7 @@ def _details(error: errors.ServingError) -> list[Message]:
             field=error.field, description=error.message
         )
         details.append(error_details_pb2.BadRequest(field_violations=[fault]))
-    if isinstance(error, errors.Overloaded):
+    if isinstance(error, errors.TryLater):
         delay = Duration(seconds=error.retry_after_s)
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     return details

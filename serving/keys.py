@@ -15,6 +15,7 @@ import hashlib
 import hmac
 import re
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast, get_args
@@ -43,15 +44,18 @@ class Key:
         return f"{self.name} {','.join(sorted(self.roles))} sha256:{self.digest.hex()}"
 
 
-def new_key(name: str, roles: frozenset[Role]) -> tuple[str, Key]:
+def new_key(name: str, roles: Iterable[str]) -> tuple[str, Key]:
     """(the key itself, what to keep of it). Raises: SetupError"""
+    roles = frozenset(roles)
+    if not roles or not roles <= _ROLES:
+        raise SetupError("a role is none", f"use one or more of {', '.join(sorted(_ROLES))}")
     if not NAME.fullmatch(name):
         raise SetupError(
             "a key's name has other characters, or more, than it may",
             "use 1 to 32 of a-z, 0-9, '.' and '-', a letter or digit first",
         )
     text = f"{PREFIX}{name}_{secrets.token_urlsafe(32)}"
-    return text, Key(name, roles, _digest(text))
+    return text, Key(name, cast(frozenset[Role], roles), _digest(text))
 
 
 def find_key(keys: dict[str, Key], text: str) -> Key | None:

@@ -248,7 +248,7 @@ def _problem(error: Exception) -> tuple[int, Headers, bytes]:
         problem = _describe(status, error_code(error), error.message)
         if isinstance(error, errors.InvalidRequest):
             problem.errors = [FieldFault(error.field, error.message)]
-        if isinstance(error, errors.Overloaded):
+        if isinstance(error, errors.TryLater):
             headers.append((b"retry-after", b"%d" % error.retry_after_s))
         elif isinstance(error, errors.Unavailable):
             headers.append((b"retry-after", b"1"))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import logging
 import signal
 import socket
 import time
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,8 +20,10 @@ import uvloop
 from pydantic import ValidationError
 
 from serving.access import Access, check_exposure, open_access
+from serving.check import Finding, check
 from serving.grpc_api import GrpcApi
 from serving.http_server import http_server
+from serving.key_command import key_app
 from serving.logs import configure_logging
 from serving.metrics import Metrics
 from serving.repository import Repository
@@ -195,32 +199,91 @@ _MORE = "More settings, from the environment:\n\n" + "\n\n".join(
 )
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app.add_typer(key_app, name="key")
 
 
-@app.command(help=_HELP, epilog=_MORE)
+Models = Annotated[Path | None, _option("models")]
+Host = Annotated[str | None, _option("host")]
+HttpPort = Annotated[int | None, _option("http_port")]
+GrpcPort = Annotated[int | None, _option("grpc_port")]
+Device = Annotated[str | None, _option("device")]
+Insecure = Annotated[bool | None, _option("insecure", "--insecure")]
+LogLevel = Annotated[str | None, _option("log_level")]
+LogFormat = Annotated[str | None, _option("log_format")]
+
+
+@app.callback(invoke_without_command=True, help=_HELP, epilog=_MORE)
 def command(
-    models: Annotated[Path | None, _option("models")] = None,
-    host: Annotated[str | None, _option("host")] = None,
-    http_port: Annotated[int | None, _option("http_port")] = None,
-    grpc_port: Annotated[int | None, _option("grpc_port")] = None,
-    device: Annotated[str | None, _option("device")] = None,
-    insecure: Annotated[bool | None, _option("insecure", "--insecure")] = None,
-    log_level: Annotated[str | None, _option("log_level")] = None,
-    log_format: Annotated[str | None, _option("log_format")] = None,
+    context: typer.Context,
+    models: Models = None,
+    host: Host = None,
+    http_port: HttpPort = None,
+    grpc_port: GrpcPort = None,
+    device: Device = None,
+    insecure: Insecure = None,
+    log_level: LogLevel = None,
+    log_format: LogFormat = None,
 ) -> None:
     given = {name: value for name, value in locals().items() if value is not None}
+    del given["context"]
+    context.obj = given
+    if context.invoked_subcommand is not None:
+        return
     try:
         check_engine()
         settings = Settings(**given)
         configure_logging(settings)
         uvloop.run(serve(settings))
     except ValidationError as error:
-        for fault in error.errors(include_url=False):
-            typer.echo(f"setting {'.'.join(map(str, fault['loc']))}: {fault['msg']}", err=True)
+        for fault in _faults(error):
+            typer.echo(fault, err=True)
         raise typer.Exit(2) from None
     except SetupError as error:
         typer.echo(f"cannot start: {error}", err=True)
         raise typer.Exit(1) from None
+
+
+@app.command("check")
+def check_command(
+    context: typer.Context,
+    models: Models = None,
+    host: Host = None,
+    http_port: HttpPort = None,
+    grpc_port: GrpcPort = None,
+    device: Device = None,
+    insecure: Insecure = None,
+) -> None:
+    """Say, a line each, what is right and what is wrong with the settings, the files they name
+    and the models, without serving. Exit 1 if anything is wrong."""
+    given = {name: value for name, value in locals().items() if value is not None}
+    del given["context"]
+    # What is said of the models is said here, not in the log.
+    logging.basicConfig(handlers=[logging.NullHandler()])
+    findings = []
+    for finding in _check({**context.obj, **given}):
+        typer.echo(finding.line())
+        findings.append(finding)
+    raise typer.Exit(0 if all(finding.good for finding in findings) else 1)
+
+
+def _check(given: dict[str, Any]) -> Iterator[Finding]:
+    try:
+        check_engine()
+    except SetupError as error:
+        yield Finding(False, str(error))
+    try:
+        settings = Settings(**given)
+    except ValidationError as error:
+        yield from (
+            Finding(False, f"{fault}. Fix: see unmix-serve --help") for fault in _faults(error)
+        )
+    else:
+        yield from check(settings)
+
+
+def _faults(error: ValidationError) -> list[str]:
+    faults = error.errors(include_url=False, include_input=False)
+    return [f"setting {'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults]
 
 
 def main() -> None:
