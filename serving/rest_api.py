@@ -275,9 +275,8 @@ async def _respond(send: Send, status: int, headers: Headers, body: bytes) -> No
     await send({"type": "http.response.body", "body": body})
 
 
-async def refuse(api: RestApi, send: Send, error: Exception) -> None:
-    """Answer a request that is not let in; it counts among the steps asked for."""
-    api.count_error(error)
+async def refuse(send: Send, error: Exception) -> None:
+    """Answer a request that is not let in."""
     await _respond(send, *_problem(error))
 
 

@@ -53,7 +53,9 @@ class RestFront:
             if self._access is not None:
                 self._admit(self._access, scope)
         except Exception as error:
-            await refuse(self._api, answer, error)
+            if role_for(scope["path"]) == "act":
+                self._api.count_error(error)
+            await refuse(answer, error)
         else:
             await self._api(scope, receive, answer)
         if self._tells:

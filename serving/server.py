@@ -76,6 +76,8 @@ async def serve(settings: Settings) -> None:
     for model in repository.models():
         log.info("model loaded", model=model.name, version=model.version, provider=model.provider)
     service = AgentService(repository, Metrics(), settings)
+    if tls is not None:
+        service.metrics.not_after = lambda: tls.watched.value.not_after
     sessions = Sessions(settings.max_sessions, settings.session_ttl_s)
     api = RestApi(service, sessions, settings.max_body_bytes)
     rest = http_server(RestFront(api, access), settings, tls)

@@ -251,6 +251,29 @@ def test_the_log_has_ids_but_no_secrets_and_no_control_characters(guarded: Guard
     assert any(line.get("request_id") == "the-last" for line in lines)
 
 
+def test_what_callers_send_makes_no_new_series(guarded: Guarded) -> None:
+    admin = bearer(guarded.keys["admin"])
+
+    def series() -> set[str]:
+        text = guarded.http.get("/metrics", headers=admin).text
+        names = {line.rpartition(" ")[0] for line in text.splitlines() if line[0] != "#"}
+        return {name for name in names if name.startswith("unmix")}
+
+    def ask(word: str) -> None:
+        named = {**admin, "x-request-id": word}
+        for path in (f"/{word}", f"/models/{word}", f"/agents/{word}/act", f"/act/{word}"):
+            guarded.http.get(path, headers=named)
+            guarded.http.post(path, json={**BODY, "model": word}, headers=named)
+            guarded.http.post(path, json=BODY, headers=bearer(word))
+
+    ask("first")
+    before = series()
+    for number in range(20):
+        ask(f"word-{number}")
+    assert series() == before
+    assert 'unmix_requests_total{code="not_authenticated",door="rest"}' in before
+
+
 def test_a_caller_over_its_rate_is_told_when_to_come_again(models: Path, tmp_path: Path) -> None:
     noisy, quiet = write_keys(tmp_path / "keys", "act", "admin")
     settings = {"keys": tmp_path / "keys", "rate_per_s": 0.01, "rate_burst": 4}
