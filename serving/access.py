@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import logging
 import re
 import time
 from collections import OrderedDict
@@ -22,6 +23,8 @@ from serving.rates import Bucket, Buckets
 from serving.settings import Role, Settings, SetupError
 from serving.tokens import Claims, PublicKey, read_jwks, read_token
 from serving.watched import Watched
+
+logger = logging.getLogger(__name__)
 
 MAX_TOKEN = 8192
 MAX_REMEMBERED = 4096
@@ -145,6 +148,7 @@ class Access:
                 jwks.value, token, self._settings.jwt_issuer, self._settings.jwt_audience
             )
             if isinstance(read, str):
+                logger.debug("token refused: %s", read)
                 return None
             claims, key = read, jwks.value[read.kid]
             self._remember(digest, claims, key)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from serving.access import Access
-from serving.request_ids import HEADER, begin_request
+from serving.request_ids import HEADER, begin_request, traceparent
 from serving.settings import Role
+
+logger = logging.getLogger(__name__)
 
 
 def enter(context: Any, access: Access | None, role: Role) -> None:
@@ -20,6 +23,8 @@ def enter(context: Any, access: Access | None, role: Role) -> None:
         given.setdefault(name, value)
     name = begin_request(str(given.get(HEADER, "")).encode("utf-8", "replace"))
     context.set_trailing_metadata(((HEADER, name),))
+    traceparent.set(str(given.get("traceparent", "")))
+    logger.debug("call: %s", role)
     if access is not None:
         access.admit(_token(given), _certificate(context), role)
 

@@ -15,6 +15,9 @@ _numbers = itertools.count(1)
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """The id of the request that the running task is about; empty outside of one."""
 
+traceparent: ContextVar[str] = ContextVar("traceparent", default="")
+"""The trace that the caller says its request belongs to (W3C Trace Context), as it was sent."""
+
 
 def begin_request(given: bytes = b"") -> str:
     """The id of a request that begins: the caller's own if it is well-formed, else a new one."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 
 from serving.access import Access
-from serving.request_ids import HEADER, begin_request
+from serving.request_ids import HEADER, begin_request, traceparent
 from serving.rest_api import Message, Receive, RestApi, Scope, Send, refuse
 from serving.settings import Role
 
@@ -31,8 +31,8 @@ def role_for(path: str) -> Role | None:
 class RestFront:
     """The ASGI application in front of `RestApi`."""
 
-    def __init__(self, api: RestApi, access: Access | None) -> None:
-        self._api, self._access = api, access
+    def __init__(self, api: RestApi, access: Access | None, traced: bool = False) -> None:
+        self._api, self._access, self._traced = api, access, traced
         self._tells = logger.isEnabledFor(logging.DEBUG)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -40,6 +40,8 @@ class RestFront:
             await self._api(scope, receive, send)
             return
         answered = (_ID, begin_request(_header(scope["headers"], _ID)).encode())
+        if self._traced:
+            traceparent.set(_header(scope["headers"], b"traceparent").decode("latin-1"))
         start, status = time.monotonic(), 0
 
         async def answer(message: Message) -> None:

@@ -33,6 +33,7 @@ from serving.service import AgentService
 from serving.sessions import Sessions
 from serving.settings import Settings, SetupError
 from serving.tls import Tls, open_tls
+from serving.traces import TracedService
 from serving.watched import watch
 
 log = structlog.get_logger("serving")
@@ -75,12 +76,12 @@ async def serve(settings: Settings) -> None:
         )
     for model in repository.models():
         log.info("model loaded", model=model.name, version=model.version, provider=model.provider)
-    service = AgentService(repository, Metrics(), settings)
+    service = _service(repository, settings)
     if tls is not None:
         service.metrics.not_after = lambda: tls.watched.value.not_after
     sessions = Sessions(settings.max_sessions, settings.session_ttl_s)
     api = RestApi(service, sessions, settings.max_body_bytes)
-    rest = http_server(RestFront(api, access), settings, tls)
+    rest = http_server(RestFront(api, access, settings.traces != "none"), settings, tls)
     listener = _listen(settings.host, settings.http_port)
     rpc = _grpc_api(service, settings, access, tls)
     # What is loaded by now stays: the collector need not look at it again.
@@ -105,7 +106,15 @@ async def serve(settings: Settings) -> None:
     rest.should_exit = True
     await asyncio.gather(rpc.stop(settings.grace_s), serving)
     watching.cancel()
+    if isinstance(service, TracedService):
+        service.end_traces()
     log.info("stopped")
+
+
+def _service(repository: Repository, settings: Settings) -> AgentService:
+    """Raises: SetupError"""
+    kind = AgentService if settings.traces == "none" else TracedService
+    return kind(repository, Metrics(), settings)
 
 
 async def _drain(service: AgentService, rpc: GrpcApi, settings: Settings) -> None:

@@ -95,6 +95,9 @@ class Settings(BaseSettings):
         10.0, ge=0, description="Seconds that running steps get to finish after that."
     )
 
+    traces: Literal["none", "otlp"] = Field(
+        "none", description="Where spans go; otlp: as OTEL_EXPORTER_OTLP_ENDPOINT says."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least level that is logged."
     )
