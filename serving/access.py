@@ -31,7 +31,7 @@ MAX_REMEMBERED = 4096
 """Tokens that need not be verified again: a signature costs more than a step."""
 
 
-class Caller:
+class Principal:
     """Somebody known, for one request or one stream."""
 
     __slots__ = ("_bucket", "_holds", "name", "roles")
@@ -63,13 +63,13 @@ class Caller:
             raise NotAllowed(f"this needs the role {role}")
 
 
-caller: ContextVar[Caller | None] = ContextVar("caller", default=None)
+principal: ContextVar[Principal | None] = ContextVar("principal", default=None)
 """Who asks, in the task of its request; None where no credentials are needed."""
 
 
 def charge(n: int = 1) -> None:
     """Count n more requests of whoever asks. Raises: NotAuthenticated, RateLimited"""
-    asking = caller.get()
+    asking = principal.get()
     if asking is not None:
         asking.spend(n)
 
@@ -94,7 +94,7 @@ class Access:
         """What has to be refreshed."""
         return [value for value in (self._keys, self._jwks) if value]
 
-    def admit(self, token: str, certificate: str, role: Role) -> Caller:
+    def admit(self, token: str, certificate: str, role: Role) -> Principal:
         """The caller, for whom one request is counted.
 
         Args:
@@ -109,16 +109,16 @@ class Access:
         admitted = self._by_token(token) if token else self._by_certificate(certificate)
         admitted.check_role(role)
         admitted.spend()
-        caller.set(admitted)
+        principal.set(admitted)
         return admitted
 
-    def _by_certificate(self, name: str) -> Caller:
+    def _by_certificate(self, name: str) -> Principal:
         role = self._settings.client_role
         if not name or role == "none":
             raise NotAuthenticated("a key or token is needed")
         return self._caller(f"certificate:{name}", frozenset({role}))
 
-    def _by_token(self, token: str) -> Caller:
+    def _by_token(self, token: str) -> Principal:
         if len(token) <= MAX_TOKEN:
             found = self._by_key(token) if token.startswith(PREFIX) else self._by_jwt(token)
             if found is not None:
@@ -126,7 +126,7 @@ class Access:
         # One answer for all that can be wrong, so that nothing is learned from it.
         raise NotAuthenticated("the key or token does not hold")
 
-    def _by_key(self, token: str) -> Caller | None:
+    def _by_key(self, token: str) -> Principal | None:
         watched = self._keys
         key = find_key(watched.value, token) if watched else None
         if watched is None or key is None:
@@ -136,7 +136,7 @@ class Access:
             f"key:{key.name}", key.roles, lambda: watched.value.get(key.name) == key
         )
 
-    def _by_jwt(self, token: str) -> Caller | None:
+    def _by_jwt(self, token: str) -> Principal | None:
         if self._jwks is None:
             return None
         jwks = self._jwks
@@ -166,9 +166,9 @@ class Access:
 
     def _caller(
         self, name: str, roles: frozenset[Role], holds: Callable[[], bool] = lambda: True
-    ) -> Caller:
+    ) -> Principal:
         bucket = self._buckets.of(name) if self._settings.rate_per_s else None
-        return Caller(_printable(name), roles, bucket, holds)
+        return Principal(_printable(name), roles, bucket, holds)
 
 
 def has_credentials(settings: Settings) -> bool:

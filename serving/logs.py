@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from serving.access import caller
+from serving.access import principal
 from serving.request_ids import request_id
 from serving.settings import Settings
 
@@ -54,7 +54,7 @@ def _add_request_id(_: Any, __: str, event: MutableMapping[str, Any]) -> Mutable
     named = request_id.get()
     if named:
         event["request_id"] = named
-        if asking := caller.get():
+        if asking := principal.get():
             event["caller"] = asking.name
     return event
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeAlias
 
 from serving.access import Access
 from serving.request_ids import HEADER, begin_request, traceparent
-from serving.rest_api import Message, Receive, RestApi, Scope, Send, refuse
+from serving.rest_api import Message, Receive, Scope, Send, refuse
 from serving.settings import Role
 
 logger = logging.getLogger(__name__)
+
+Application: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _OPEN = frozenset({"/livez", "/readyz"})
 _ID = HEADER.encode()
@@ -29,15 +32,29 @@ def role_for(path: str) -> Role | None:
 
 
 class RestFront:
-    """The ASGI application in front of `RestApi`."""
+    """The ASGI application in front of another.
 
-    def __init__(self, api: RestApi, access: Access | None, traced: bool = False) -> None:
-        self._api, self._access, self._traced = api, access, traced
+    Args:
+        needs: the role that a path needs; None: nobody has to say who they are.
+        count: told of each step that is refused.
+        traced: whether to note what trace a request belongs to.
+    """
+
+    def __init__(
+        self,
+        app: Application,
+        access: Access | None,
+        needs: Callable[[str], Role | None] = role_for,
+        count: Callable[[Exception], None] = lambda _: None,
+        traced: bool = False,
+    ) -> None:
+        self._app, self._access, self._traced = app, access, traced
+        self._needs, self._count = needs, count
         self._tells = logger.isEnabledFor(logging.DEBUG)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._api(scope, receive, send)
+            await self._app(scope, receive, send)
             return
         answered = (_ID, begin_request(_header(scope["headers"], _ID)).encode())
         if self._traced:
@@ -55,20 +72,22 @@ class RestFront:
             if self._access is not None:
                 self._admit(self._access, scope)
         except Exception as error:
-            if role_for(scope["path"]) == "act":
-                self._api.count_error(error)
+            if self._needs(scope["path"]) == "act":
+                self._count(error)
             await refuse(answer, error)
         else:
-            await self._api(scope, receive, answer)
+            await self._app(scope, receive, answer)
         if self._tells:
-            logger.debug("request: %s, %d, %.6f s", role_for(scope["path"]) or "probe", status,
+            logger.debug("request: %s, %d, %.6f s", self._needs(scope["path"]) or "probe", status,
                          time.monotonic() - start)  # fmt: skip
 
     def _admit(self, access: Access, scope: Scope) -> None:
         """Raises: NotAuthenticated, NotAllowed, RateLimited"""
-        role = role_for(scope["path"])
+        role = self._needs(scope["path"])
         if role is not None:
-            access.admit(_token(scope["headers"]), scope["state"].get("certificate", ""), role)
+            access.admit(
+                _token(scope["headers"]), scope.get("state", {}).get("certificate", ""), role
+            )
 
 
 def _token(headers: Iterable[tuple[bytes, bytes]]) -> str:

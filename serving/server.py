@@ -81,7 +81,8 @@ async def serve(settings: Settings) -> None:
         service.metrics.not_after = lambda: tls.watched.value.not_after
     sessions = Sessions(settings.max_sessions, settings.session_ttl_s)
     api = RestApi(service, sessions, settings.max_body_bytes)
-    rest = http_server(RestFront(api, access, settings.traces != "none"), settings, tls)
+    traced = settings.traces != "none"
+    rest = http_server(RestFront(api, access, count=api.count_error, traced=traced), settings, tls)
     listener = _listen(settings.host, settings.http_port)
     rpc = _grpc_api(service, settings, access, tls)
     # What is loaded by now stays: the collector need not look at it again.

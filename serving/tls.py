@@ -96,9 +96,9 @@ def _read(certificate: Path, key: Path, client_ca: Path | None) -> Identity:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     _load_chain(context, certificate, key)
-    not_after = _check_dates(context, certificate, certificate_pem)
-    if ca_pem is not None:
-        _load_ca(context, ca_pem)
+    not_after = _check_dates(context, certificate)
+    if client_ca is not None:
+        _load_ca(context, client_ca)
     pair = (key_pem.encode(), certificate_pem.encode())
     configuration = grpc.ssl_server_certificate_configuration(
         [pair], None if ca_pem is None else ca_pem.encode()
@@ -115,8 +115,8 @@ def _load_chain(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
 
     try:
         context.load_cert_chain(certificate, key, password)
-    except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
+    except OSError as error:  # SSLError is one
+        if getattr(error, "reason", None) == "KEY_VALUES_MISMATCH":
             raise SetupError(
                 f"tls_key: {key} is not the key of {certificate}",
                 "name a certificate and the key it was made for",
@@ -127,32 +127,34 @@ def _load_chain(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
         ) from None
 
 
-def _load_ca(context: ssl.SSLContext, pem: str) -> None:
+def _load_ca(context: ssl.SSLContext, path: Path) -> None:
     """Ask callers for a certificate. One who has none may still ask for the probes: `Access` does
     the refusing."""
     try:
-        context.load_verify_locations(cadata=pem)
-    except (ssl.SSLError, ValueError):
+        context.load_verify_locations(path)
+    except OSError:  # SSLError is one
         raise SetupError(
-            "client_ca: the file holds no PEM certificate",
+            f"client_ca: {path} holds no PEM certificate",
             "name the certificate of the authority that signs callers' certificates",
         ) from None
     context.verify_mode = ssl.CERT_OPTIONAL
 
 
-def _check_dates(context: ssl.SSLContext, path: Path, pem: str) -> float:
+def _check_dates(context: ssl.SSLContext, path: Path) -> float:
     """When the certificate expires, found by shaking hands with ourselves, as a caller would who
     trusts it. Raises: SetupError"""
     caller = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     caller.check_hostname = False
     caller.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    caller.load_verify_locations(cadata=pem)
     try:
+        caller.load_verify_locations(path)
         shown = _shake_hands(context, caller)
-    except ssl.SSLCertVerificationError as error:
-        when = {_EXPIRED: "has expired", _NOT_YET: "is not valid yet"}.get(error.verify_code)
+    except OSError as error:  # SSLError is one
+        code = getattr(error, "verify_code", 0)
+        when = {_EXPIRED: "has expired", _NOT_YET: "is not valid yet"}.get(code)
+        reason = getattr(error, "verify_message", "") or "no handshake comes about"
         raise SetupError(
-            f"tls_certificate: {path} {when or 'is refused: ' + error.verify_message}",
+            f"tls_certificate: {path} {when or f'is refused ({reason})'}",
             "put a certificate there that is valid now, or set the clock",
         ) from None
     return ssl.cert_time_to_seconds(str(shown["notAfter"]))

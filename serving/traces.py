@@ -12,11 +12,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from serving.agent_model import AgentModel, StepResult
-from serving.metrics import Door, Metrics, error_code
-from serving.repository import Repository
+from serving.metrics import Door, error_code
 from serving.request_ids import request_id, traceparent
 from serving.service import Act, AgentService, Episode
-from serving.settings import Settings, SetupError
+from serving.settings import SetupError
 
 SERVICE_NAME = "unmix"
 
@@ -24,9 +23,9 @@ SERVICE_NAME = "unmix"
 class TracedService(AgentService):
     """The service, with a span around each step. Raises: SetupError"""
 
-    def __init__(self, repository: Repository, metrics: Metrics, settings: Settings) -> None:
+    def __init__(self, *args: Any) -> None:
         self._otel = _Otel()
-        super().__init__(repository, metrics, settings)
+        super().__init__(*args)
 
     async def act(
         self, request: Act, door: Door, *args: Any, **kwargs: Any

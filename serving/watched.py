@@ -40,8 +40,9 @@ class Watched(Generic[T]):
         self._seen = signature
         try:
             self.value = self._load()
-        except SetupError as error:
-            logger.error("kept what was read before: %s", error)
+        except Exception as error:  # whatever it is, the next change has to be seen
+            known = isinstance(error, SetupError)
+            logger.error("kept what was read before: %s", error, exc_info=not known)
             return False
         logger.info("read again: %s", ", ".join(path.name for path in self._paths))
         return True

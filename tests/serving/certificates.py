@@ -41,12 +41,17 @@ class Authority:
         self.file = folder / f"{name}.pem"
         self.file.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, name: str, not_after: datetime.datetime = NOW + DAY) -> Files:
+    def issue(
+        self,
+        name: str,
+        not_after: datetime.datetime = NOW + DAY,
+        not_before: datetime.datetime = NOW - 10 * DAY,
+    ) -> Files:
         """A certificate for `name`, good for 127.0.0.1 too."""
         key = ec.generate_private_key(ec.SECP256R1())
         names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
         signed = (
-            _builder(_name(name), self._name, key, not_after)
+            _builder(_name(name), self._name, key, not_after, not_before)
             .add_extension(x509.SubjectAlternativeName(names), False)
             .sign(self._key, hashes.SHA256())
         )
@@ -71,6 +76,7 @@ def _builder(
     issuer: x509.Name,
     key: ec.EllipticCurvePrivateKey,
     not_after: datetime.datetime,
+    not_before: datetime.datetime = NOW - 10 * DAY,
 ) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
@@ -78,6 +84,6 @@ def _builder(
         .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(NOW - 10 * DAY)
+        .not_valid_before(not_before)
         .not_valid_after(not_after)
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from serving.access import MAX_TOKEN, Access, Caller, check_exposure, open_access
+from serving.access import MAX_TOKEN, Access, Principal, check_exposure, open_access
 from serving.errors import NotAllowed, NotAuthenticated, RateLimited
 from serving.keys import new_key
 from serving.rates import MAX_BUCKETS, Bucket, Buckets
@@ -177,7 +177,7 @@ def test_buckets_of_callers_long_gone_are_forgotten() -> None:
 
 
 def test_a_caller_without_a_rate_is_never_slowed() -> None:
-    Caller("a", frozenset(), None).spend(10**9)
+    Principal("a", frozenset(), None).spend(10**9)
 
 
 def test_without_credentials_there_is_nothing_to_pass() -> None:

@@ -127,7 +127,7 @@ BROKEN: dict[str, tuple[Callable[[Setup], dict[str, Any]], str]] = {
     "another's key": (lambda s: {"tls_key": s.authority.issue("b").key}, "is not the key of"),
     "no certificate": (lambda s: {"tls_certificate": s.keys}, "are not a PEM certificate"),
     "late": (_late, "has expired"),
-    "bad authority": (lambda s: {"client_ca": s.keys}, "client_ca: the file holds no PEM"),
+    "bad authority": (lambda s: {"client_ca": s.keys}, "keys holds no PEM"),
     "half": (lambda _: {"tls_key": None}, "tls_key: missing"),
     "taken port": (_taken_port, "cannot be listened on (Address already in use)"),
     "one port": (lambda _: {"http_port": 7, "grpc_port": 7}, "grpc_port: is that of REST"),

@@ -18,10 +18,12 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from serving.access import Access
 from serving.pb.unmix.v1 import agent_service_pb2 as pb
 from serving.pb.unmix.v1 import agent_service_pb2_grpc as pb_grpc
-from serving.rest_front import role_for
-from serving.settings import Role
+from serving.rest_api import Receive, Scope, Send
+from serving.rest_front import RestFront, role_for
+from serving.settings import Role, Settings
 from tests.serving.issuer import SETTINGS, Issuer
 from tests.serving.running import RunningServer
 from tests.serving.test_access import write_keys
@@ -97,6 +99,22 @@ def act(guarded: Guarded, token: str) -> int:
 )  # fmt: skip
 def test_every_path_has_its_role(path: str, role: Role | None) -> None:
     assert role_for(path) == role
+
+
+async def test_a_door_of_its_own_may_need_a_role_for_every_path(tmp_path: Path) -> None:
+    roles: tuple[Role, ...] = ("act", "admin")
+    act_key, admin_key = write_keys(tmp_path / "keys", *roles)
+
+    async def app(_: Scope, __: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    front = RestFront(app, Access(Settings(keys=tmp_path / "keys")), needs=lambda _: "admin")
+    for key, status in (("", 401), (act_key, 403), (admin_key, 204)):
+        transport = httpx.ASGITransport(front)
+        async with httpx.AsyncClient(transport=transport, base_url="http://a") as http:
+            for path in ("/livez", "/models"):
+                assert (await http.get(path, headers={"x-api-key": key})).status_code == status
 
 
 def test_probes_need_no_credential(guarded: Guarded) -> None:

@@ -187,6 +187,8 @@ def test_old_tls_and_no_tls_are_refused(mutual: RunningServer, authority: Author
 def test_every_broken_file_is_named_with_its_fix(tmp_path: Path, authority: Authority) -> None:
     good, other = authority.issue("good"), authority.issue("another")
     late = authority.issue("late", NOW - DAY)
+    early = authority.issue("early", NOW + DAY, NOW + DAY / 2)
+    good.certificate.write_bytes("# of übung\n".encode() + good.certificate.read_bytes())
     junk = tmp_path / "junk"
     junk.write_text("junk")
     for given, words in (
@@ -198,7 +200,8 @@ def test_every_broken_file_is_named_with_its_fix(tmp_path: Path, authority: Auth
         (settings_of(Files(junk, good.key)), "are not a PEM certificate"),
         (settings_of(Files(good.certificate, junk)), "are not a PEM certificate"),
         (settings_of(late), "has expired"),
-        (settings_of(good, client_ca=junk), "client_ca: the file holds no PEM"),
+        (settings_of(early), "is not valid yet"),
+        (settings_of(good, client_ca=junk), "junk holds no PEM"),
     ):
         with pytest.raises(SetupError) as caught:
             open_tls(Settings(**given))
