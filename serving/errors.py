@@ -13,7 +13,11 @@
     ├── Unavailable
     │   ├── ModelNotReady            the model is known, but was refused or is still loading
     │   └── ShuttingDown
-    ├── Overloaded                   a queue or a store is full; worth another try soon
+    ├── NotAuthenticated             no credential, or none that holds
+    ├── NotAllowed                   the caller is known, but this is not for its role
+    ├── TryLater                     worth another try soon
+    │   ├── Overloaded               a queue or a store is full
+    │   └── RateLimited              this caller asks for more than its share
     ├── DeadlineExceeded             the caller's time, or the service's own limit, ran out
     ├── Abandoned                    the caller left before its step was run; counted, never read
     └── ModelInvalid                 an artifact in the repository cannot be trusted or used
@@ -96,12 +100,28 @@ class ShuttingDown(Unavailable):
     """The server finishes what it has and takes nothing new."""
 
 
-class Overloaded(ServingError):
-    """Full; the caller may try again."""
+class TryLater(ServingError):
+    """Too much at once; the caller may try again."""
 
     def __init__(self, message: str, retry_after_s: int = 1) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class Overloaded(TryLater):
+    """Full, whoever asks."""
+
+
+class RateLimited(TryLater):
+    """The caller asks for more than its share."""
+
+
+class NotAuthenticated(ServingError):
+    """Nobody known: no credential, or none that holds."""
+
+
+class NotAllowed(ServingError):
+    """Somebody known, whose role this is not."""
 
 
 class DeadlineExceeded(ServingError):

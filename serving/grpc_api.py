@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
@@ -21,13 +20,17 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from serving import errors
+from serving.access import Access, charge
 from serving.batcher import Caller
+from serving.grpc_front import enter
 from serving.grpc_team import TeamStream
 from serving.manifest import MODEL_FILE
 from serving.metrics import Door, error_code
 from serving.pb.unmix.v1 import agent_service_pb2 as pb
 from serving.repository import ModelStatus
+from serving.request_ids import HEADER, begin_request, request_id
 from serving.service import Act, AgentService, Episode
+from serving.settings import Role
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +50,9 @@ STATUS: dict[type[errors.ServingError], grpc.StatusCode] = {
     errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.Abandoned: grpc.StatusCode.CANCELLED,
     errors.ModelInvalid: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.NotAuthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    errors.NotAllowed: grpc.StatusCode.PERMISSION_DENIED,
+    errors.RateLimited: grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 """The door's error table; anything else is INTERNAL and says no more than its request id."""
 
@@ -59,9 +65,16 @@ class GrpcApi:
     """The gRPC server."""
 
     def __init__(
-        self, service: AgentService, address: str, max_message_bytes: int, max_streams: int
+        self,
+        service: AgentService,
+        address: str,
+        max_message_bytes: int,
+        max_streams: int,
+        access: Access | None = None,
+        credentials: grpc.ServerCredentials | None = None,
     ) -> None:
         self._service = service
+        self._access = access
         self._max_streams = max_streams
         self._waiting: set[asyncio.Task[Any]] = set()
         """Streams that wait for their unit's next message."""
@@ -79,10 +92,15 @@ class GrpcApi:
         )
         self._server.add_generic_rpc_handlers([self._handlers()])
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection(
-            [SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server
+        if access is None:  # it answers whoever asks
+            reflection.enable_server_reflection(
+                [SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server
+            )
+        self.port = (
+            self._server.add_insecure_port(address)
+            if credentials is None
+            else self._server.add_secure_port(address, credentials)
         )
-        self.port = self._server.add_insecure_port(address)
 
     async def start(self) -> None:
         await self._server.start()
@@ -113,18 +131,20 @@ class GrpcApi:
                 "Act": unary(self._guard(self._act, "grpc_unary")),
                 "ActStream": stream(self._guard(self._act_stream, "grpc_stream")),
                 "TeamStream": stream(self._guard(self._team_stream, "grpc_team")),
-                "ListModels": unary(self._guard(self._list_models)),
-                "GetModel": unary(self._guard(self._get_model)),
+                "ListModels": unary(self._guard(self._list_models, role="observe")),
+                "GetModel": unary(self._guard(self._get_model, role="observe")),
             },
         )
 
-    def _guard(self, handler: Handler, door: Door | None = None) -> Handler:
-        """The handler, with its errors as statuses, and counted among the running calls."""
+    def _guard(self, handler: Handler, door: Door | None = None, role: Role = "act") -> Handler:
+        """The handler for callers of a role, with its errors as statuses, and counted among the
+        running calls."""
 
         async def guarded(request: Any, context: Context) -> bytes | None:
             self._calls += 1
             self._no_calls.clear()
             try:
+                enter(context, self._access, role)
                 return await handler(request, context)
             except Exception as error:
                 if door is not None:
@@ -203,7 +223,11 @@ class GrpcApi:
             metrics.n_streams -= 1
 
     async def _read(self, context: Context) -> bytes | None:
-        """The stream's next message; None at its end. Raises: ShuttingDown"""
+        """The stream's next message; None at its end.
+
+        Raises:
+            ShuttingDown, NotAuthenticated, RateLimited
+        """
         task = asyncio.current_task()
         assert task is not None
         self._waiting.add(task)
@@ -215,7 +239,11 @@ class GrpcApi:
             raise
         finally:
             self._waiting.discard(task)
-        return data if isinstance(data, bytes) else None  # else it is grpc.aio.EOF
+        if not isinstance(data, bytes):  # but grpc.aio.EOF
+            return None
+        if self._access is not None:
+            charge()
+        return data
 
     async def _stream_step(
         self,
@@ -284,14 +312,15 @@ async def _abort(context: Context, error: Exception) -> NoReturn:
     if isinstance(error, errors.ServingError):
         code, text, details = STATUS[type(error)], error.message, _details(error)
     else:
-        request_id = secrets.token_hex(8)
-        logger.error("call %s failed", request_id, exc_info=error)
+        named = request_id.get() or begin_request()
+        logger.error("call %s failed", named, exc_info=error)
         code, text = grpc.StatusCode.INTERNAL, "internal error"
-        details = [error_details_pb2.RequestInfo(request_id=request_id)]
+        details = [error_details_pb2.RequestInfo(request_id=named)]
     status = status_pb2.Status(code=code.value[0], message=text)
     for detail in details:
         status.details.add().Pack(detail)
-    await context.abort(code, text, (("grpc-status-details-bin", status.SerializeToString()),))
+    trailing = (("grpc-status-details-bin", status.SerializeToString()), (HEADER, request_id.get()))
+    await context.abort(code, text, trailing)
 
 
 def _details(error: errors.ServingError) -> list[Message]:
@@ -302,7 +331,7 @@ def _details(error: errors.ServingError) -> list[Message]:
             field=error.field, description=error.message
         )
         details.append(error_details_pb2.BadRequest(field_violations=[fault]))
-    if isinstance(error, errors.Overloaded):
+    if isinstance(error, errors.TryLater):
         delay = Duration(seconds=error.retry_after_s)
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     return details
@@ -314,7 +343,7 @@ def _fault(error: errors.ServingError) -> pb.TeamFault:
         reason=error_code(error).upper(),
         message=error.message,
         field=error.field if isinstance(error, errors.InvalidRequest) else "",
-        retry_after_s=error.retry_after_s if isinstance(error, errors.Overloaded) else 0,
+        retry_after_s=error.retry_after_s if isinstance(error, errors.TryLater) else 0,
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from serving.access import charge
 from serving.batcher import Caller
 from serving.errors import InvalidRequest, Overloaded, ServingError, in_row
 from serving.pb.unmix.v1 import agent_service_pb2 as pb
@@ -83,6 +84,7 @@ class TeamStream:
         n = len(request.units)
         self._service.check_rows(n)
         _check_distinct("units", request.units)
+        charge(n - 1)  # the message itself has been counted
         steps = [
             Step(*row)
             for row in zip(

@@ -6,18 +6,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from asyncio.events import TimerHandle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serving.batcher import Caller
-from serving.rest_api import CALLER, RestApi
+from serving.rest_api import CALLER
 from serving.settings import Settings
+from serving.tls import Tls, certificate_name
 
 
-def http_server(app: RestApi, settings: Settings) -> uvicorn.Server:
+def http_server(
+    app: Callable[..., Any], settings: Settings, tls: Tls | None = None
+) -> uvicorn.Server:
     """The server; the caller runs `serve` with a listening socket and sets `should_exit`."""
     timeout = {"receive_timeout_s": settings.receive_timeout_s}
     config = uvicorn.Config(
@@ -30,6 +33,7 @@ def http_server(app: RestApi, settings: Settings) -> uvicorn.Server:
         server_header=False,
         timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=max(1, round(settings.grace_s)),
+        ssl_context_factory=None if tls is None else lambda *_: tls.http_context(),
     )
     return _HttpServer(config)
 
@@ -80,6 +84,8 @@ class _ImpatientProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(cast(asyncio.Transport, _Joining(transport, self.loop)))
+        if shown := certificate_name(transport.get_extra_info("peercert")):
+            self.app_state = {**self.app_state, "certificate": shown}
         self._caller = Caller(self)
         self._expect()
 

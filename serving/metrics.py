@@ -96,6 +96,8 @@ class Metrics(Collector):
         self.n_refused: Callable[[], int] = int
         self.n_sessions: Callable[[], int] = int
         self.n_streams = 0
+        self.not_after: Callable[[], float | None] = lambda: None
+        """When the server's certificate expires, in seconds since the epoch; None without TLS."""
         self._registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self._registry)
@@ -128,6 +130,13 @@ class Metrics(Collector):
             ("unmix_streams", "Units that gRPC streams hold.", self.n_streams),
         ):
             yield GaugeMetricFamily(name, text, value)
+        not_after = self.not_after()
+        if not_after is not None:
+            yield GaugeMetricFamily(
+                "unmix_certificate_expiry_timestamp_seconds",
+                "When the server's certificate expires, since the epoch.",
+                not_after,
+            )
 
     def _collect_models(self) -> Iterable[Metric]:
         labels = ["model", "version"]

@@ -8,7 +8,6 @@ writes the docs.
 from __future__ import annotations
 
 import logging
-import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
 from http import HTTPStatus
 from typing import Any, TypeAlias
@@ -21,6 +20,7 @@ from starlette.exceptions import HTTPException
 from serving import errors
 from serving.batcher import Caller
 from serving.metrics import Door, error_code
+from serving.request_ids import begin_request, request_id
 from serving.rest_messages import (
     ActAnswer,
     ActRequest,
@@ -67,6 +67,9 @@ STATUS: dict[type[errors.ServingError], int] = {
     errors.Overloaded: 429,
     errors.DeadlineExceeded: 504,
     errors.Abandoned: 503,  # whoever asked has hung up
+    errors.NotAuthenticated: 401,
+    errors.NotAllowed: 403,
+    errors.RateLimited: 429,
     errors.ModelInvalid: 409,
 }
 """The door's error table; anything else is a 500 that says no more than its request id."""
@@ -238,6 +241,9 @@ class RestApi:
             raise errors.ModelNotFound("versions are whole numbers from 1")
         return model_answer(self._service.repository.status(name, number))
 
+    def count_error(self, error: Exception) -> None:
+        self._service.count_error("rest", error)
+
     @property
     def ready(self) -> bool:
         return self._service.ready
@@ -280,14 +286,16 @@ def _problem(error: Exception) -> tuple[int, Headers, bytes]:
         problem = _describe(status, error_code(error), error.message)
         if isinstance(error, errors.InvalidRequest):
             problem.errors = [FieldFault(error.field, error.message)]
-        if isinstance(error, errors.Overloaded):
+        if isinstance(error, errors.TryLater):
             headers.append((b"retry-after", b"%d" % error.retry_after_s))
         elif isinstance(error, errors.Unavailable):
             headers.append((b"retry-after", b"1"))
+        elif isinstance(error, errors.NotAuthenticated):
+            headers.append((b"www-authenticate", b"Bearer"))
     else:
         status = 500
         problem = _describe(status, error_code(error), "internal error")
-        problem.request_id = secrets.token_hex(8)
+        problem.request_id = request_id.get() or begin_request()
         logger.error("request %s failed", problem.request_id, exc_info=error)
     body = _encode(problem)
     headers.append((b"content-length", b"%d" % len(body)))
@@ -303,6 +311,11 @@ def _describe(status: int, code: str, detail: str) -> Problem:
 async def _respond(send: Send, status: int, headers: Headers, body: bytes) -> None:
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+async def refuse(send: Send, error: Exception) -> None:
+    """Answer a request that is not let in."""
+    await _respond(send, *_problem(error))
 
 
 def _whole_number(text: str) -> int:

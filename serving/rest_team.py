@@ -7,6 +7,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from serving.access import charge
 from serving.agent_model import StepResult
 from serving.batcher import Caller
 from serving.errors import ServingError, in_row
@@ -87,6 +88,7 @@ class TeamAnswer(msgspec.Struct):
 async def act_many(service: AgentService, request: TeamRequest, caller: Caller) -> TeamAnswer:
     """Raises: ServingError; one row's fault names the row."""
     service.check_rows(len(request.rows))
+    charge(len(request.rows) - 1)  # the request itself has been counted
     model, version = request.model or "", checked_version(request.version)
     acts = []
     for place, row in enumerate(request.rows):

@@ -8,8 +8,8 @@ import gc
 import logging
 import signal
 import socket
-import sys
 import time
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,20 +19,24 @@ import typer
 import uvloop
 from pydantic import ValidationError
 
+from serving.access import Access, check_exposure, open_access
+from serving.check import Finding, check
 from serving.grpc_api import GrpcApi
 from serving.http_server import http_server
+from serving.key_command import key_app
+from serving.logs import configure_logging
 from serving.metrics import Metrics
 from serving.repository import Repository
 from serving.rest_api import RestApi
+from serving.rest_front import RestFront
 from serving.service import AgentService
 from serving.sessions import Sessions
-from serving.settings import Settings
+from serving.settings import Settings, SetupError
+from serving.tls import Tls, open_tls
+from serving.traces import TracedService
+from serving.watched import watch
 
 log = structlog.get_logger("serving")
-
-
-class StartError(Exception):
-    """The server cannot start; the text says what to do."""
 
 
 def check_engine() -> None:
@@ -42,10 +46,10 @@ def check_engine() -> None:
     """
     found = [name for name in ("onnxruntime", "onnxruntime-gpu") if _is_installed(name)]
     if len(found) > 1:
-        raise StartError(
-            f"{' and '.join(found)} are both installed and overwrite each other's files. Fix: "
+        raise SetupError(
+            f"{' and '.join(found)} are both installed and overwrite each other's files",
             "pip uninstall -y onnxruntime onnxruntime-gpu, then install one of them again: "
-            "pip install 'unmix[serve]', or 'unmix[serve-gpu]' for an NVIDIA GPU"
+            "pip install 'unmix[serve]', or 'unmix[serve-gpu]' for an NVIDIA GPU",
         )
 
 
@@ -58,20 +62,29 @@ def _is_installed(distribution: str) -> bool:
 
 
 async def serve(settings: Settings) -> None:
-    """Load the models, open both doors, and run until SIGTERM or SIGINT. Raises: StartError"""
+    """Load the models, open both doors, and run until SIGTERM or SIGINT. Raises: SetupError"""
     start = time.perf_counter()
     stop = _signalled()
+    check_exposure(settings)
+    access, tls = open_access(settings), open_tls(settings)
     repository = Repository(settings.models, settings.device)
     repository.load_all()
     if not repository.models():
-        raise StartError(f"no usable model in {settings.models}/NAME/VERSION/")
+        raise SetupError(
+            f"no usable model in {settings.models}/NAME/VERSION/",
+            "export one there (python -m training.export), or name another folder with --models",
+        )
     for model in repository.models():
         log.info("model loaded", model=model.name, version=model.version, provider=model.provider)
-    service = AgentService(repository, Metrics(), settings)
+    service = _service(repository, settings)
+    if tls is not None:
+        service.metrics.not_after = lambda: tls.watched.value.not_after
     sessions = Sessions(settings.max_sessions, settings.session_ttl_s)
-    rest = http_server(RestApi(service, sessions, settings.max_body_bytes), settings)
+    api = RestApi(service, sessions, settings.max_body_bytes)
+    traced = settings.traces != "none"
+    rest = http_server(RestFront(api, access, count=api.count_error, traced=traced), settings, tls)
     listener = _listen(settings.host, settings.http_port)
-    rpc = _grpc_api(service, settings)
+    rpc = _grpc_api(service, settings, access, tls)
     # What is loaded by now stays: the collector need not look at it again.
     gc.collect()
     gc.freeze()
@@ -81,17 +94,28 @@ async def serve(settings: Settings) -> None:
         await asyncio.sleep(0.001)
     log.info(
         "ready",
-        rest=f"http://{_address(settings.host, listener.getsockname()[1])}",
-        grpc=f"grpc://{_address(settings.host, rpc.port)}",
+        rest=f"{'https' if tls else 'http'}://{_address(settings.host, listener.getsockname()[1])}",
+        grpc=f"{'grpcs' if tls else 'grpc'}://{_address(settings.host, rpc.port)}",
         models=[f"{model.name}/{model.version}" for model in repository.models()],
         start_s=round(time.perf_counter() - start, 3),
     )
+    watched = [*(access.watched if access else ()), *([tls.watched] if tls else ())]
+    watching = asyncio.create_task(watch(watched))
     await stop.wait()
     log.info("draining")
     await _drain(service, rpc, settings)
     rest.should_exit = True
     await asyncio.gather(rpc.stop(settings.grace_s), serving)
+    watching.cancel()
+    if isinstance(service, TracedService):
+        service.end_traces()
     log.info("stopped")
+
+
+def _service(repository: Repository, settings: Settings) -> AgentService:
+    """Raises: SetupError"""
+    kind = AgentService if settings.traces == "none" else TracedService
+    return kind(repository, Metrics(), settings)
 
 
 async def _drain(service: AgentService, rpc: GrpcApi, settings: Settings) -> None:
@@ -120,73 +144,49 @@ def _signalled() -> asyncio.Event:
     return event
 
 
-def _grpc_api(service: AgentService, settings: Settings) -> GrpcApi:
-    """Raises: StartError"""
+def _grpc_api(
+    service: AgentService, settings: Settings, access: Access | None, tls: Tls | None
+) -> GrpcApi:
+    """Raises: SetupError"""
     address = _address(settings.host, settings.grpc_port)
+    credentials = None if tls is None else tls.grpc_credentials()
+    limits = settings.max_body_bytes, settings.max_streams
     try:
-        return GrpcApi(service, address, settings.max_body_bytes, settings.max_streams)
+        return GrpcApi(service, address, *limits, access, credentials)
     except RuntimeError as error:
-        raise StartError(f"gRPC port {settings.grpc_port}: {error}") from error
+        raise SetupError(
+            f"gRPC port {settings.grpc_port}: {error}", "name a free port with --grpc-port"
+        ) from error
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises: StartError"""
+    """A listening socket. Raises: SetupError"""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        raise StartError(f"REST port {port}: {error.strerror}") from error
+        raise SetupError(
+            f"REST port {port}: {error.strerror}", "name a free port with --http-port"
+        ) from error
 
 
 def _address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _configure_logging(settings: Settings) -> None:
-    """One event a line on stderr, the libraries' own messages among them."""
-    console = settings.log_format == "console" or (
-        settings.log_format == "auto" and sys.stderr.isatty()
-    )
-    shared: list[Any] = [
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    last: list[Any] = (
-        [structlog.dev.ConsoleRenderer()]
-        if console
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
-        )
-    )
-    logging.basicConfig(handlers=[handler], level=settings.log_level.upper(), force=True)
-    # uvicorn tells of its start, of malformed requests and of its end: ours to tell, or noise.
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
-    structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *shared,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        cache_logger_on_first_use=True,
-    )
-
-
-_FLAGS = ("models", "host", "http_port", "grpc_port", "device", "log_level", "log_format")
+_FLAGS = (
+    "models", "host", "http_port", "grpc_port", "device", "insecure", "log_level", "log_format",
+)  # fmt: skip
 
 
 def _variable(field: str) -> str:
     return f"UNMIX_{field.upper()}"
 
 
-def _option(field: str) -> Any:
+def _option(field: str, *names: str) -> Any:
     info = Settings.model_fields[field]
     return typer.Option(
+        *names,
         help=f"{info.description} Default: {info.default}, or {_variable(field)}.",
         show_default=False,
     )
@@ -211,31 +211,91 @@ _MORE = "More settings, from the environment:\n\n" + "\n\n".join(
 )
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app.add_typer(key_app, name="key")
 
 
-@app.command(help=_HELP, epilog=_MORE)
+Models = Annotated[Path | None, _option("models")]
+Host = Annotated[str | None, _option("host")]
+HttpPort = Annotated[int | None, _option("http_port")]
+GrpcPort = Annotated[int | None, _option("grpc_port")]
+Device = Annotated[str | None, _option("device")]
+Insecure = Annotated[bool | None, _option("insecure", "--insecure")]
+LogLevel = Annotated[str | None, _option("log_level")]
+LogFormat = Annotated[str | None, _option("log_format")]
+
+
+@app.callback(invoke_without_command=True, help=_HELP, epilog=_MORE)
 def command(
-    models: Annotated[Path | None, _option("models")] = None,
-    host: Annotated[str | None, _option("host")] = None,
-    http_port: Annotated[int | None, _option("http_port")] = None,
-    grpc_port: Annotated[int | None, _option("grpc_port")] = None,
-    device: Annotated[str | None, _option("device")] = None,
-    log_level: Annotated[str | None, _option("log_level")] = None,
-    log_format: Annotated[str | None, _option("log_format")] = None,
+    context: typer.Context,
+    models: Models = None,
+    host: Host = None,
+    http_port: HttpPort = None,
+    grpc_port: GrpcPort = None,
+    device: Device = None,
+    insecure: Insecure = None,
+    log_level: LogLevel = None,
+    log_format: LogFormat = None,
 ) -> None:
     given = {name: value for name, value in locals().items() if value is not None}
+    del given["context"]
+    context.obj = given
+    if context.invoked_subcommand is not None:
+        return
     try:
         check_engine()
         settings = Settings(**given)
-        _configure_logging(settings)
+        configure_logging(settings)
         uvloop.run(serve(settings))
     except ValidationError as error:
-        for fault in error.errors(include_url=False):
-            typer.echo(f"setting {'.'.join(map(str, fault['loc']))}: {fault['msg']}", err=True)
+        for fault in _faults(error):
+            typer.echo(fault, err=True)
         raise typer.Exit(2) from None
-    except StartError as error:
+    except SetupError as error:
         typer.echo(f"cannot start: {error}", err=True)
         raise typer.Exit(1) from None
+
+
+@app.command("check")
+def check_command(
+    context: typer.Context,
+    models: Models = None,
+    host: Host = None,
+    http_port: HttpPort = None,
+    grpc_port: GrpcPort = None,
+    device: Device = None,
+    insecure: Insecure = None,
+) -> None:
+    """Say, a line each, what is right and what is wrong with the settings, the files they name
+    and the models, without serving. Exit 1 if anything is wrong."""
+    given = {name: value for name, value in locals().items() if value is not None}
+    del given["context"]
+    # What is said of the models is said here, not in the log.
+    logging.basicConfig(handlers=[logging.NullHandler()])
+    findings = []
+    for finding in _check({**context.obj, **given}):
+        typer.echo(finding.line())
+        findings.append(finding)
+    raise typer.Exit(0 if all(finding.good for finding in findings) else 1)
+
+
+def _check(given: dict[str, Any]) -> Iterator[Finding]:
+    try:
+        check_engine()
+    except SetupError as error:
+        yield Finding(False, str(error))
+    try:
+        settings = Settings(**given)
+    except ValidationError as error:
+        yield from (
+            Finding(False, f"{fault}. Fix: see unmix-serve --help") for fault in _faults(error)
+        )
+    else:
+        yield from check(settings)
+
+
+def _faults(error: ValidationError) -> list[str]:
+    faults = error.errors(include_url=False, include_input=False)
+    return [f"setting {'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults]
 
 
 def main() -> None:

@@ -8,6 +8,21 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+Role = Literal["act", "observe", "admin"]
+"""act: steps and sessions; observe: models and metrics; admin: everything."""
+
+
+class SetupError(Exception):
+    """A setting, or a file that it names, that the server cannot start with.
+
+    Attributes:
+        fix: what to do about it.
+    """
+
+    def __init__(self, fault: str, fix: str) -> None:
+        super().__init__(f"{fault}. Fix: {fix}")
+        self.fault, self.fix = fault, fix
+
 
 class Settings(BaseSettings):
     """Frozen. Each field can be set by the environment variable UNMIX_<NAME>."""
@@ -19,6 +34,32 @@ class Settings(BaseSettings):
     http_port: int = Field(8000, ge=0, le=65535, description="Port of the REST door; 0: any free.")
     grpc_port: int = Field(50051, ge=0, le=65535, description="Port of the gRPC door; 0: any free.")
     device: Literal["cpu", "cuda"] = Field("cpu", description="Where the models run.")
+
+    insecure: bool = Field(
+        False, description="Listen beyond this machine even without TLS or credentials."
+    )
+    tls_certificate: Path | None = Field(
+        None, description="PEM file of the server's certificate and its chain, for both doors."
+    )
+    tls_key: Path | None = Field(None, description="PEM file of that certificate's private key.")
+    client_ca: Path | None = Field(
+        None, description="PEM file of authorities; callers must show a certificate of theirs."
+    )
+    client_role: Literal["none", "act", "observe", "admin"] = Field(
+        "act", description="Role that a client certificate gives; none: a key or token is needed."
+    )
+    keys: Path | None = Field(
+        None, description="File of API keys' hashes (`unmix-serve key new` makes them)."
+    )
+    jwks: Path | None = Field(None, description="JWKS file; its keys sign callers' JWTs.")
+    jwt_issuer: str = Field("", description="The `iss` that a JWT must have.")
+    jwt_audience: str = Field("", description="The `aud` that a JWT must have.")
+    rate_per_s: float = Field(
+        0.0, ge=0, description="Requests a second that one caller may make; 0: any number."
+    )
+    rate_burst: int = Field(
+        100, ge=1, description="Requests that a caller who has been quiet may make at once."
+    )
 
     max_batch: int = Field(512, ge=1, le=65536, description="Rows in one run of a model, at most.")
     max_rows: int = Field(
@@ -62,6 +103,9 @@ class Settings(BaseSettings):
         10.0, ge=0, description="Seconds that running steps get to finish after that."
     )
 
+    traces: Literal["none", "otlp"] = Field(
+        "none", description="Where spans go; otlp: as OTEL_EXPORTER_OTLP_ENDPOINT says."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least level that is logged."
     )

@@ -53,7 +53,7 @@ class RunningServer:
             event = json.loads(line) if line.startswith("{") else {}
             if event.get("event") == "ready":
                 self.rest = event["rest"]
-                self.grpc = event["grpc"].removeprefix("grpc://")
+                self.grpc = event["grpc"].rpartition("//")[2]
                 self._ready.set()
         self._ready.set()
 

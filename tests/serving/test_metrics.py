@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
+
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open
 from prometheus_client.parser import text_string_to_metric_families as parse_text
@@ -23,6 +27,7 @@ def metrics(model: AgentModel) -> Metrics:
     entry.rows.observe(64)
     made.models.append(entry)
     made.n_sessions = lambda: 7
+    made.not_after = lambda: 2e9
     return made
 
 
@@ -50,6 +55,7 @@ def test_what_was_counted_is_shown(metrics: Metrics) -> None:
     assert shown["unmix_batch_rows_count", model] == 2
     assert shown["unmix_queue_rows", model] == 5
     assert shown["unmix_sessions", ()] == 7
+    assert shown["unmix_certificate_expiry_timestamp_seconds", ()] == 2e9
     assert shown["process_resident_memory_bytes", ()] > 0
     info = {labels for name, labels in shown if name == "unmix_model_info"}
     assert len(info) == 1
@@ -71,8 +77,37 @@ def test_both_formats_parse_and_every_name_has_its_unit(metrics: Metrics) -> Non
         "unmix_models_refused",
         "unmix_sessions",
         "unmix_streams",
+        "unmix_certificate_expiry_timestamp_seconds",
     }
     assert all(family.documentation for family in families)
+
+
+def test_names_and_labels_follow_the_conventions(metrics: Metrics) -> None:
+    """Lower case, base units, `_total` for counters alone; labels from a closed set."""
+    text = metrics.exposition("text/plain")[0].decode()
+    families = [family for family in parse_text(text) if family.name.startswith("unmix")]
+    labels = {"door", "code", "model", "version", "le", "map", "algorithm", "provider"}
+    assert len(families) == 10
+    for family in families:
+        assert re.fullmatch(r"unmix(_[a-z]+)+", family.name)
+        assert not re.search(r"_(ms|millis|milliseconds|us|mb|kb|percent|count|sum)$", family.name)
+        assert family.type in {"counter", "gauge", "histogram"}
+        for sample in family.samples:
+            assert sample.name.endswith("_total") == (family.type == "counter")
+            assert set(sample.labels) <= labels
+            if "duration" in sample.name or "timestamp" in sample.name:
+                assert "_seconds" in sample.name
+
+
+def test_promtool_has_no_objection(metrics: Metrics) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed (Debian package prometheus)")
+    text, _ = metrics.exposition("text/plain")
+    checked = subprocess.run(
+        [promtool, "check", "metrics"], input=text, capture_output=True, timeout=30, check=False
+    )
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
 
 
 def test_error_codes_are_the_class_names() -> None:

@@ -25,7 +25,7 @@ from serving import server as server_module
 from serving.client import ServingClientError, Units
 from serving.pb.unmix.v1 import agent_service_pb2 as pb
 from serving.pb.unmix.v1 import agent_service_pb2_grpc as pb_grpc
-from serving.settings import Settings
+from serving.settings import Settings, SetupError
 from tests.artifacts import write_artifact
 from tests.serving.running import RunningServer
 
@@ -115,7 +115,7 @@ def test_two_engines_at_once_are_refused(monkeypatch: pytest.MonkeyPatch) -> Non
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "distribution", distribution)
-    with pytest.raises(server_module.StartError, match="pip uninstall -y onnxruntime"):
+    with pytest.raises(SetupError, match="pip uninstall -y onnxruntime"):
         server_module.check_engine()
     for one in ("onnxruntime", "onnxruntime-gpu"):
         installed.clear()
