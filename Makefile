@@ -49,7 +49,7 @@ sensitivity: setup ## the same with the simulator's mechanisms switched one by o
 	$(BIN)/python -m benchmarks.sensitivity
 
 reports: setup ## the reports on the runs in experiments/results
-	for name in paper ablations recipes; do \
+	for name in $$(ls experiments/reports); do \
 		$(BIN)/python -m training.report experiments/results --experiment experiments/$$name.yaml \
 			--out experiments/reports/$$name --reference experiments/reference-icml2018.yaml || exit 1; \
 	done
