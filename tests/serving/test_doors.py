@@ -320,3 +320,18 @@ def test_a_caller_over_its_rate_is_told_when_to_come_again(models: Path, tmp_pat
         assert 90 <= int(answer.headers["retry-after"]) <= 100
         assert http.post("/agents/0/act", json=BODY, headers=bearer(quiet)).status_code == 200
         assert http.get("/livez", headers=bearer(noisy)).status_code == 200
+
+
+def test_every_row_of_a_message_counts_toward_the_rate(models: Path, tmp_path: Path) -> None:
+    (noisy,) = write_keys(tmp_path / "keys", "act")
+    settings = {"keys": tmp_path / "keys", "rate_per_s": 0.01, "rate_burst": 4}
+    with (
+        RunningServer(models, settings) as server,
+        httpx.Client(base_url=server.rest, trust_env=False, headers=bearer(noisy)) as http,
+    ):
+
+        def rows(n: int) -> int:
+            body = {"rows": [{"agent_id": i, **BODY} for i in range(n)]}
+            return http.post("/act", json=body).status_code
+
+        assert [rows(3), rows(2)] == [200, 429]
