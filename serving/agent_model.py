@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from serving.errors import ModelInvalid
-from serving.manifest import METADATA_KEY, Golden, Manifest
+from serving.manifest import METADATA_KEY, MODEL_FILE, Golden, Manifest
 
 Device = Literal["cpu", "cuda"]
 FloatArray = npt.NDArray[np.float32]
@@ -81,6 +81,7 @@ class AgentModel:
         self.manifest = manifest
         self.name, self.version = manifest.name, manifest.version
         self.label = manifest.label
+        self.sha256 = manifest.files[MODEL_FILE].sha256
         dims = manifest.dims
         self.n_agents, self.n_actions = dims.n_agents, dims.n_actions
         self.obs_bytes, self.hidden_bytes = 4 * dims.obs_dim, 4 * dims.hidden_dim

@@ -36,6 +36,7 @@ from serving.rest_messages import (
     pack_mask,
     pack_memory,
     unpack_floats,
+    unpack_memory,
 )
 from serving.service import Act, AgentService, Episode
 from serving.sessions import Sessions
@@ -132,7 +133,7 @@ class RestApi:
                 obs,
                 mask,
                 request.last_action,
-                b"" if request.hidden is None else pack_memory(request.hidden),
+                pack_memory(request.hidden, self._service.seals_memory),
                 request.model or "",
                 checked_version(request.version),
             )
@@ -143,7 +144,9 @@ class RestApi:
                 result.action,
                 model.name,
                 model.version,
-                unpack_floats(result.next_hidden) if want_hidden else None,
+                unpack_memory(result.next_hidden, self._service.seals_memory)
+                if want_hidden
+                else None,
                 unpack_floats(result.q_values) if "q_values" in want else None,
             )
         )
@@ -184,7 +187,7 @@ class RestApi:
             agent_id,
             request.model or "",
             checked_version(request.version),
-            b"" if request.hidden is None else pack_memory(request.hidden),
+            pack_memory(request.hidden, self._service.seals_memory),
             request.last_action,
         )
 

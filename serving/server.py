@@ -10,9 +10,10 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import AsyncIterator
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import structlog
 import typer
@@ -21,6 +22,7 @@ from pydantic import ValidationError
 
 from serving.grpc_api import GrpcApi
 from serving.http_server import http_server
+from serving.memory_keys import MemoryKeyFile, MemoryKeysError
 from serving.metrics import Metrics
 from serving.repository import Repository
 from serving.rest_api import RestApi
@@ -28,7 +30,12 @@ from serving.service import AgentService
 from serving.sessions import Sessions
 from serving.settings import Settings
 
+if TYPE_CHECKING:
+    from serving.sealing import Sealer
+
 log = structlog.get_logger("serving")
+
+_WATCH_KEYS_S = 1.0
 
 
 class StartError(Exception):
@@ -67,7 +74,9 @@ async def serve(settings: Settings) -> None:
         raise StartError(f"no usable model in {settings.models}/NAME/VERSION/")
     for model in repository.models():
         log.info("model loaded", model=model.name, version=model.version, provider=model.provider)
-    service = AgentService(repository, Metrics(), settings)
+    memory_keys = _memory_keys(settings)
+    sealer = None if memory_keys is None else _sealer(memory_keys)
+    service = AgentService(repository, Metrics(), settings, sealer)
     sessions = Sessions(settings.max_sessions, settings.session_ttl_s)
     rest = http_server(RestApi(service, sessions, settings.max_body_bytes), settings)
     listener = _listen(settings.host, settings.http_port)
@@ -86,12 +95,49 @@ async def serve(settings: Settings) -> None:
         models=[f"{model.name}/{model.version}" for model in repository.models()],
         start_s=round(time.perf_counter() - start, 3),
     )
-    await stop.wait()
+    async with _watched(memory_keys):
+        await stop.wait()
     log.info("draining")
     await _drain(service, rpc, settings)
     rest.should_exit = True
     await asyncio.gather(rpc.stop(settings.grace_s), serving)
     log.info("stopped")
+
+
+def _memory_keys(settings: Settings) -> MemoryKeyFile | None:
+    """Raises: StartError"""
+    if settings.memory_keys is None:
+        return None
+    try:
+        return MemoryKeyFile(settings.memory_keys)
+    except MemoryKeysError as error:
+        raise StartError(str(error)) from None
+
+
+def _sealer(keys: MemoryKeyFile) -> Sealer:
+    from serving.sealing import Sealer  # its library takes time to load: only where it is used
+
+    return Sealer(keys)
+
+
+@contextlib.asynccontextmanager
+async def _watched(keys: MemoryKeyFile | None) -> AsyncIterator[None]:
+    """Within, the keys are read again when their file changes, and at once on SIGHUP."""
+    if keys is None:
+        yield
+        return
+
+    async def watch() -> None:
+        while True:
+            await asyncio.sleep(_WATCH_KEYS_S)
+            keys.reload_if_changed()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, keys.reload)
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        watching.cancel()
 
 
 async def _drain(service: AgentService, rpc: GrpcApi, settings: Settings) -> None:

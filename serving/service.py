@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from serving.agent_model import AgentModel, Row, StepResult
 from serving.batcher import Batcher
 from serving.errors import AgentNotFound, InvalidRequest, SessionBusy, ShuttingDown
+from serving.memory import Memory
 from serving.metrics import Door, Metrics, error_code
 from serving.repository import Repository
 from serving.settings import Settings
+
+if TYPE_CHECKING:  # not on every machine that serves: only sealed memory needs its library
+    from serving.sealing import Sealer
 
 NO_ACTION = -1
 """`last_action` at an episode's first step."""
@@ -26,9 +30,9 @@ class Act(NamedTuple):
     avail_actions: bytes
     """bool [U], one byte each."""
     last_action: int | None = None
-    """None at the first step, where `hidden` is empty."""
+    """None at the first step, where `hidden` is empty, and where the seal holds it."""
     hidden: bytes = b""
-    """float32 [H], little-endian; empty at the first step."""
+    """float32 [H], little-endian, or its seal; empty at the first step."""
     model: str = ""
     """Empty: the only model there is."""
     version: int = 0
@@ -41,24 +45,31 @@ class Episode:
     It keeps the model version that it began with, whatever is loaded later.
     """
 
-    __slots__ = ("agent_id", "busy", "hidden", "last_action", "model")
+    __slots__ = ("agent_id", "busy", "memory", "model")
 
-    def __init__(self, model: AgentModel, agent_id: int, hidden: bytes, last_action: int) -> None:
+    def __init__(self, model: AgentModel, agent_id: int, memory: Memory) -> None:
         self.model = model
         self.agent_id = agent_id
-        self.hidden = hidden
-        self.last_action = last_action
+        self.memory = memory
         self.busy = False
 
 
 class AgentService:
     """Steps agents. Every method is called on the event loop it was made on."""
 
-    def __init__(self, repository: Repository, metrics: Metrics, settings: Settings) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        metrics: Metrics,
+        settings: Settings,
+        sealer: Sealer | None = None,
+    ) -> None:
+        """With a sealer, every memory that leaves or comes in is under seal."""
         self.repository = repository
         self.metrics = metrics
         metrics.n_refused = lambda: sum(not status.model for status in repository.statuses())
         self._settings = settings
+        self._sealer = sealer
         self._batchers: dict[AgentModel, Batcher] = {}
         self._draining = False
         self._in_flight = 0
@@ -79,17 +90,10 @@ class AgentService:
             ServingError: of every kind but MalformedRequest, RequestTooLarge and the sessions'.
         """
         model = self.repository.resolve(request.model, request.version)
-        last_action = request.last_action
-        _check_memory(model, request.agent_id, request.hidden, last_action)
-        row = self._row(
-            model,
-            request.agent_id,
-            request.obs,
-            request.avail_actions,
-            NO_ACTION if last_action is None else last_action,
-            request.hidden or model.first_hidden,
-        )
-        return model, await self._run(model, row, door, timeout_s)
+        memory = self._memory(model, request.agent_id, request.hidden, request.last_action)
+        row = self._row(model, request.agent_id, request.obs, request.avail_actions, memory)
+        result = await self._run(model, row, door, timeout_s)
+        return model, self._leaving(model, request.agent_id, result, memory.step + 1)
 
     def begin(
         self,
@@ -105,14 +109,9 @@ class AgentService:
         """
         self.check_accepting()
         found = self.repository.resolve(model, version)
-        _check_memory(found, agent_id, hidden, last_action)
-        _check_last_action(found, NO_ACTION if last_action is None else last_action)
-        return Episode(
-            found,
-            agent_id,
-            hidden or found.first_hidden,
-            NO_ACTION if last_action is None else last_action,
-        )
+        memory = self._memory(found, agent_id, hidden, last_action)
+        _check_last_action(found, memory.last_action)
+        return Episode(found, agent_id, memory)
 
     async def step(
         self,
@@ -134,23 +133,23 @@ class AgentService:
         """
         if episode.busy:
             raise SessionBusy("the session's previous step is still running")
-        model = episode.model
-        row = self._row(
-            model,
-            episode.agent_id,
-            obs,
-            avail_actions,
-            episode.last_action if last_action is None else last_action,
-            episode.hidden,
-        )
+        model, memory = episode.model, episode.memory
+        if last_action is not None:
+            memory = memory._replace(last_action=last_action)
+        row = self._row(model, episode.agent_id, obs, avail_actions, memory)
         episode.busy = True
         try:
             result = await self._run(model, row, door, timeout_s)
         finally:
             episode.busy = False
-        episode.hidden = result.next_hidden
-        episode.last_action = result.action
-        return result
+        step = memory.step + 1
+        episode.memory = Memory(result.next_hidden, result.action, step)
+        return self._leaving(model, episode.agent_id, result, step)
+
+    @property
+    def seals_memory(self) -> bool:
+        """Whether carried memories are sealed tokens rather than float32 [H]."""
+        return self._sealer is not None
 
     @property
     def ready(self) -> bool:
@@ -203,14 +202,39 @@ class AgentService:
             self.metrics.models.append(batcher.metrics)
         return batcher
 
+    def _memory(
+        self, model: AgentModel, agent_id: int, hidden: bytes, last_action: int | None
+    ) -> Memory:
+        """The memory that a caller has sent. Raises: AgentNotFound, InvalidRequest"""
+        if not 0 <= agent_id < model.n_agents:
+            raise AgentNotFound(f"{model.label} has agents 0 to {model.n_agents - 1}")
+        if not hidden:
+            return Memory(model.first_hidden, NO_ACTION if last_action is None else last_action, 0)
+        if self._sealer is None:
+            return _plain_memory(model, hidden, last_action)
+        memory = self._sealer.open(model, agent_id, hidden)
+        # What the unit really did, if not what it was answered; as in a held episode.
+        return memory if last_action is None else memory._replace(last_action=last_action)
+
+    def _leaving(
+        self, model: AgentModel, agent_id: int, result: StepResult, step: int
+    ) -> StepResult:
+        """The result as it may leave the service: with its memory under seal, where there is one.
+
+        Sealed here, even if nobody has asked for the memory, so that no door can forget to.
+        """
+        if self._sealer is None:
+            return result
+        memory = Memory(result.next_hidden, result.action, step)
+        return result._replace(next_hidden=self._sealer.seal(model, agent_id, memory))
+
     def _row(
         self,
         model: AgentModel,
         agent_id: int,
         obs: bytes,
         avail_actions: bytes,
-        last_action: int,
-        hidden: bytes,
+        memory: Memory,
     ) -> Row:
         """Check everything about a row but whether its numbers are finite, which the model does
         for a whole batch at once."""
@@ -229,8 +253,8 @@ class AgentService:
             raise InvalidRequest("avail_actions", "avail_actions has values other than 0 and 1")
         if 1 not in avail_actions:
             raise InvalidRequest("avail_actions", "avail_actions leaves no action to take")
-        _check_last_action(model, last_action)
-        return Row(obs, avail_actions, last_action, agent_id, hidden)
+        _check_last_action(model, memory.last_action)
+        return Row(obs, avail_actions, memory.last_action, agent_id, memory.hidden)
 
 
 def _check_last_action(model: AgentModel, last_action: int) -> None:
@@ -242,11 +266,7 @@ def _check_last_action(model: AgentModel, last_action: int) -> None:
         )
 
 
-def _check_memory(model: AgentModel, agent_id: int, hidden: bytes, last_action: int | None) -> None:
-    if not 0 <= agent_id < model.n_agents:
-        raise AgentNotFound(f"{model.label} has agents 0 to {model.n_agents - 1}")
-    if not hidden:
-        return
+def _plain_memory(model: AgentModel, hidden: bytes, last_action: int | None) -> Memory:
     if len(hidden) != model.hidden_bytes:
         raise InvalidRequest(
             "hidden",
@@ -256,3 +276,4 @@ def _check_memory(model: AgentModel, agent_id: int, hidden: bytes, last_action: 
         raise InvalidRequest(
             "last_action", f"last_action is needed with hidden ({NO_ACTION} if there was none)"
         )
+    return Memory(hidden, last_action, step=0)

@@ -44,6 +44,12 @@ class Settings(BaseSettings):
     )
     max_streams: int = Field(10_000, ge=1, description="Unit streams open at a time.")
 
+    memory_keys: Path | None = Field(
+        None,
+        description="File of keys that seal carried memory, an id and a base64 key a line; the "
+        "first seals, all open.",
+    )
+
     drain_delay_s: float = Field(
         0.25,
         ge=0,

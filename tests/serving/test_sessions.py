@@ -6,6 +6,7 @@ import pytest
 
 from serving.agent_model import AgentModel
 from serving.errors import Overloaded, SessionNotFound
+from serving.memory import Memory
 from serving.service import Episode
 from serving.sessions import Sessions
 
@@ -19,7 +20,7 @@ class Clock:
 
 @pytest.fixture
 def episode(model: AgentModel) -> Episode:
-    return Episode(model, 0, model.first_hidden, -1)
+    return Episode(model, 0, Memory(model.first_hidden, -1, 0))
 
 
 def test_a_session_is_found_by_its_id_alone(episode: Episode) -> None:
@@ -75,7 +76,7 @@ def test_many_abandoned_sessions_take_no_more_than_the_cap(episode: Episode) -> 
 def test_closing_and_replacing(model: AgentModel, episode: Episode) -> None:
     sessions = Sessions(cap=10, ttl_s=60)
     session = sessions.open(episode)
-    other = Episode(model, 1, model.first_hidden, -1)
+    other = Episode(model, 1, Memory(model.first_hidden, -1, 0))
     sessions.replace(session, other)
     assert sessions.get(session) is other
     sessions.close(session)
