@@ -32,7 +32,7 @@ class Batcher:
         self._max_queue = max_queue
         self._queue: deque[_Waiting] = deque()
         self._loop = asyncio.get_running_loop()
-        self.metrics = ModelMetrics(model, lambda: len(self._queue))
+        self.metrics = ModelMetrics(model, self._queue.__len__)
 
     def submit(self, row: Row, deadline: float) -> asyncio.Future[StepResult]:
         """Queue a row; the future brings its result, InvalidRequest or DeadlineExceeded.

@@ -541,7 +541,7 @@ async def _get_model_grpc(url: PolicyUrl, timeout_s: float) -> ModelInfo:
         except grpc.aio.AioRpcError as error:
             raise _grpc_error(error.code(), error.details()) from None
     model = answer.model
-    if model.state != pb.Model.STATE_READY:
+    if model.state == pb.Model.STATE_REFUSED:
         raise ServingClientError("UNAVAILABLE", f"the model was refused: {model.reason}")
     return ModelInfo(
         model.name,
@@ -576,7 +576,7 @@ async def _get_model_http(url: PolicyUrl, timeout_s: float) -> ModelInfo:
             model = newest[0]
     finally:
         await http.close()
-    if model["state"] != "ready":
+    if model["state"] == "refused":
         raise ServingClientError("503", f"the model was refused: {model['reason']}")
     dims = model["dims"]
     return ModelInfo(

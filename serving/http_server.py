@@ -6,17 +6,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from asyncio.events import TimerHandle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from serving.rest_api import RestApi
 from serving.settings import Settings
 
 
-def http_server(app: RestApi, settings: Settings) -> uvicorn.Server:
+def http_server(app: Callable[..., Any], settings: Settings) -> uvicorn.Server:
     """The server; the caller runs `serve` with a listening socket and sets `should_exit`."""
     timeout = {"receive_timeout_s": settings.receive_timeout_s}
     config = uvicorn.Config(

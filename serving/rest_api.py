@@ -283,9 +283,9 @@ def _create_app(api: RestApi) -> FastAPI:
         "same service speaks gRPC (unmix.v1.AgentService).",
         redoc_url=None,
     )
-    app.add_exception_handler(errors.ServingError, _answer_error)
-    app.add_exception_handler(HTTPException, _answer_http_error)
-    app.add_exception_handler(Exception, _answer_error)
+    app.add_exception_handler(errors.ServingError, answer_error)
+    app.add_exception_handler(HTTPException, answer_http_error)
+    app.add_exception_handler(Exception, answer_error)
     _add_act_routes(app, api)
     _add_model_routes(app, api)
     _add_probe_routes(app, api)
@@ -393,12 +393,12 @@ def _answer(answer: msgspec.Struct, status: int = 200) -> Response:
     return Response(_encode(answer), status, media_type=JSON)
 
 
-async def _answer_error(_: Request, error: Exception) -> Response:
+async def answer_error(_: Request, error: Exception) -> Response:
     status, headers, body = _problem(error)
     return Response(body, status, {k.decode(): v.decode() for k, v in headers})
 
 
-async def _answer_http_error(_: Request, error: Exception) -> Response:
+async def answer_http_error(_: Request, error: Exception) -> Response:
     """What FastAPI finds by itself: no such route, or not with this method."""
     assert isinstance(error, HTTPException)
     phrase = HTTPStatus(error.status_code).phrase

@@ -129,7 +129,10 @@ class ModelAnswer(msgspec.Struct, omit_defaults=True):
 
     name: str
     version: int
-    state: Literal["ready", "refused"]
+    state: Annotated[
+        Literal["ready", "refused", "retiring"],
+        Meta(description="retiring: only episodes that have begun on it are stepped."),
+    ]
     latest: Annotated[
         bool, Meta(description="Whether an episode that names no version begins on this one.")
     ]
@@ -262,7 +265,7 @@ def model_answer(status: ModelStatus) -> ModelAnswer:
     return ModelAnswer(
         status.name,
         status.version,
-        "ready",
+        "retiring" if status.retiring else "ready",
         status.latest,
         map=manifest.map,
         environment=manifest.environment.name,

@@ -13,17 +13,20 @@ import time
 from collections.abc import AsyncIterator
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import structlog
 import typer
+import uvicorn
 import uvloop
 from pydantic import ValidationError
 
+from serving.admin_api import create_admin_app
 from serving.grpc_api import GrpcApi
 from serving.http_server import http_server
 from serving.memory_keys import MemoryKeyFile, MemoryKeysError
 from serving.metrics import Metrics
+from serving.model_control import ModelControl
 from serving.repository import Repository
 from serving.rest_api import RestApi
 from serving.service import AgentService
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger("serving")
 
 _WATCH_KEYS_S = 1.0
+_SWEEP_S = 1.0
+_ADMIN_HOST = "127.0.0.1"
 
 
 class StartError(Exception):
@@ -77,9 +82,10 @@ async def serve(settings: Settings) -> None:
     memory_keys = _memory_keys(settings)
     sealer = None if memory_keys is None else _sealer(memory_keys)
     service = AgentService(repository, Metrics(), settings, sealer)
+    control = ModelControl(service)
     sessions = Sessions(settings.max_sessions, settings.session_ttl_s)
     rest = http_server(RestApi(service, sessions, settings.max_body_bytes), settings)
-    listener = _listen(settings.host, settings.http_port)
+    listener = _listen(settings.host, settings.http_port, "REST")
     rpc = _grpc_api(service, settings)
     # What is loaded by now stays: the collector need not look at it again.
     gc.collect()
@@ -88,16 +94,20 @@ async def serve(settings: Settings) -> None:
     serving = asyncio.create_task(rest.serve(sockets=[listener]))
     while not rest.started and not serving.done():
         await asyncio.sleep(0.001)
+    admin = await _open_admin(control, settings)
     log.info(
         "ready",
         rest=f"http://{_address(settings.host, listener.getsockname()[1])}",
         grpc=f"grpc://{_address(settings.host, rpc.port)}",
         models=[f"{model.name}/{model.version}" for model in repository.models()],
         start_s=round(time.perf_counter() - start, 3),
+        **({"admin": admin.url} if admin else {}),
     )
-    async with _watched(memory_keys):
+    async with _watched(memory_keys), _kept_up(control, settings):
         await stop.wait()
     log.info("draining")
+    if admin:
+        await admin.close()
     await _drain(service, rpc, settings)
     rest.should_exit = True
     await asyncio.gather(rpc.stop(settings.grace_s), serving)
@@ -140,6 +150,44 @@ async def _watched(keys: MemoryKeyFile | None) -> AsyncIterator[None]:
         watching.cancel()
 
 
+@contextlib.asynccontextmanager
+async def _kept_up(control: ModelControl, settings: Settings) -> AsyncIterator[None]:
+    """Within, finished models leave, and new ones are looked for if that is wished."""
+    tasks = [asyncio.create_task(control.sweep(_SWEEP_S))]
+    if settings.watch_models_s:
+        tasks.append(asyncio.create_task(control.watch(settings.watch_models_s)))
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+class _Admin(NamedTuple):
+    """The open admin door."""
+
+    url: str
+    server: uvicorn.Server
+    serving: asyncio.Task[None]
+
+    async def close(self) -> None:
+        self.server.should_exit = True
+        await self.serving
+
+
+async def _open_admin(control: ModelControl, settings: Settings) -> _Admin | None:
+    """Raises: StartError"""
+    if settings.admin_port is None:
+        return None
+    listener = _listen(_ADMIN_HOST, settings.admin_port, "admin")
+    server = http_server(create_admin_app(control), settings)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    while not server.started and not serving.done():
+        await asyncio.sleep(0.001)
+    url = f"http://{_address(_ADMIN_HOST, listener.getsockname()[1])}"
+    return _Admin(url, server, serving)
+
+
 async def _drain(service: AgentService, rpc: GrpcApi, settings: Settings) -> None:
     """Turn callers away, at both doors, until nothing runs and the load balancers know."""
     service.drain()
@@ -175,13 +223,13 @@ def _grpc_api(service: AgentService, settings: Settings) -> GrpcApi:
         raise StartError(f"gRPC port {settings.grpc_port}: {error}") from error
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, door: str) -> socket.socket:
     """A listening socket. Raises: StartError"""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        raise StartError(f"REST port {port}: {error.strerror}") from error
+        raise StartError(f"{door} port {port}: {error.strerror}") from error
 
 
 def _address(host: str, port: int) -> str:

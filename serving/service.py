@@ -52,6 +52,12 @@ class Episode:
         self.agent_id = agent_id
         self.memory = memory
         self.busy = False
+        model.n_episodes += 1
+
+    def __del__(self) -> None:
+        # An episode ends in many ways (its stream closes, its session expires, a reset replaces
+        # it), which all come to this: nobody holds it any more.
+        self.model.n_episodes -= 1
 
 
 class AgentService:
@@ -89,7 +95,8 @@ class AgentService:
         Raises:
             ServingError: of every kind but MalformedRequest, RequestTooLarge and the sessions'.
         """
-        model = self.repository.resolve(request.model, request.version)
+        model = self.repository.resolve(request.model, request.version, bool(request.hidden))
+        model.last_carried = time.monotonic()
         memory = self._memory(model, request.agent_id, request.hidden, request.last_action)
         row = self._row(model, request.agent_id, request.obs, request.avail_actions, memory)
         result = await self._run(model, row, door, timeout_s)
@@ -108,7 +115,7 @@ class AgentService:
         Arguments as in `Act`. Raises: ShuttingDown, InvalidRequest, NotFound, ModelNotReady.
         """
         self.check_accepting()
-        found = self.repository.resolve(model, version)
+        found = self.repository.resolve(model, version, bool(hidden))
         memory = self._memory(found, agent_id, hidden, last_action)
         _check_last_action(found, memory.last_action)
         return Episode(found, agent_id, memory)
@@ -150,6 +157,27 @@ class AgentService:
     def seals_memory(self) -> bool:
         """Whether carried memories are sealed tokens rather than float32 [H]."""
         return self._sealer is not None
+
+    def add_model(self, model: AgentModel) -> None:
+        """Make room for a model that the repository has installed."""
+        self._batcher(model)
+
+    def drop_finished(self) -> list[AgentModel]:
+        """Let the retiring models go whose last episode has ended; returns them.
+
+        An episode whose memory the caller carries counts as ended when no caller of its model has
+        asked for as long as a session may stay idle.
+        """
+        too_old = time.monotonic() - self._settings.session_ttl_s
+        finished = [
+            model
+            for model in self.repository.retiring()
+            if not model.n_episodes and model.last_carried < too_old
+        ]
+        for model in finished:
+            self.repository.forget(model)
+            self.metrics.models.remove(self._batchers.pop(model).metrics)
+        return finished
 
     @property
     def ready(self) -> bool:

@@ -18,7 +18,20 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address that both doors listen on.")
     http_port: int = Field(8000, ge=0, le=65535, description="Port of the REST door; 0: any free.")
     grpc_port: int = Field(50051, ge=0, le=65535, description="Port of the gRPC door; 0: any free.")
+    admin_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port of the admin door, on 127.0.0.1 alone; 0: any free. Without it there is "
+        "no such door.",
+    )
     device: Literal["cpu", "cuda"] = Field("cpu", description="Where the models run.")
+
+    watch_models_s: float = Field(
+        0.0,
+        ge=0,
+        description="Seconds between two looks for new versions in the models' folder; 0: none.",
+    )
 
     max_batch: int = Field(512, ge=1, le=65536, description="Rows in one run of a model, at most.")
     max_queue: int = Field(

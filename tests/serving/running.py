@@ -42,7 +42,7 @@ class RunningServer:
         )
         self.log: list[str] = []
         self._ready = threading.Event()
-        self.rest = self.grpc = ""
+        self.rest = self.grpc = self.admin = ""
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -53,6 +53,7 @@ class RunningServer:
             event = json.loads(line) if line.startswith("{") else {}
             if event.get("event") == "ready":
                 self.rest = event["rest"]
+                self.admin = event.get("admin", "")
                 self.grpc = event["grpc"].removeprefix("grpc://")
                 self._ready.set()
         self._ready.set()
