@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Container
+from collections.abc import Callable, Container
 
 from serving.agent_model import AgentModel
 from serving.errors import ModelInvalid, ModelNotFound
@@ -81,10 +81,15 @@ class ModelControl:
             except Exception:  # whatever it is, the next scan may find it mended
                 logger.exception("the models' folder could not be scanned")
 
-    async def sweep(self, every_s: float) -> None:
-        """Let models go whose last episode has ended, until cancelled."""
+    async def sweep(self, every_s: float, expire: Callable[[], None]) -> None:
+        """Let models go whose last episode has ended, until cancelled.
+
+        Args:
+            expire: called first; ends the episodes that have been left alone.
+        """
         while True:
             await asyncio.sleep(every_s)
+            expire()
             for model in self._service.drop_finished():
                 logger.info("%s has left: its last episode has ended", model.label)
 

@@ -166,10 +166,10 @@ class RestApi:
             raise errors.InvalidRequest("model", f"the session is with {episode.model.label}")
         return episode
 
-    async def open_session(self, body: bytes) -> SessionAnswer:
+    async def open_session(self, body: bytes, client: str) -> SessionAnswer:
         request = decode(_session_decoder, body)
         episode = self._begin(request.agent_id, request)
-        return self._session_answer(self._sessions.open(episode), episode)
+        return self._session_answer(self._sessions.open(episode, client), episode)
 
     async def reset_session(self, session: str, body: bytes) -> SessionAnswer:
         """Begin a new episode for the session's unit, by default on the newest version of the
@@ -313,7 +313,8 @@ def _add_act_routes(app: FastAPI, api: RestApi) -> None:
         **_documented(SessionAnswer, SessionRequest, 400, 404, 413, 422, 429, 503, ok=201),
     )
     async def open_session(request: Request) -> Response:
-        return _answer(await api.open_session(await api.read_body(request)), 201)
+        client = request.client.host if request.client else ""
+        return _answer(await api.open_session(await api.read_body(request), client), 201)
 
     @app.post(
         "/sessions/{session}/reset",

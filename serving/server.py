@@ -83,7 +83,11 @@ async def serve(settings: Settings) -> None:
     sealer = None if memory_keys is None else _sealer(memory_keys)
     service = AgentService(repository, Metrics(), settings, sealer)
     control = ModelControl(service)
-    sessions = Sessions(settings.max_sessions, settings.session_ttl_s)
+    sessions = Sessions(
+        settings.max_sessions,
+        settings.session_ttl_s,
+        client_cap=settings.max_client_sessions,
+    )
     rest = http_server(RestApi(service, sessions, settings.max_body_bytes), settings)
     listener = _listen(settings.host, settings.http_port, "REST")
     rpc = _grpc_api(service, settings)
@@ -103,7 +107,7 @@ async def serve(settings: Settings) -> None:
         start_s=round(time.perf_counter() - start, 3),
         **({"admin": admin.url} if admin else {}),
     )
-    async with _watched(memory_keys), _kept_up(control, settings):
+    async with _watched(memory_keys), _kept_up(control, sessions, settings):
         await stop.wait()
     log.info("draining")
     if admin:
@@ -151,9 +155,11 @@ async def _watched(keys: MemoryKeyFile | None) -> AsyncIterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def _kept_up(control: ModelControl, settings: Settings) -> AsyncIterator[None]:
+async def _kept_up(
+    control: ModelControl, sessions: Sessions, settings: Settings
+) -> AsyncIterator[None]:
     """Within, finished models leave, and new ones are looked for if that is wished."""
-    tasks = [asyncio.create_task(control.sweep(_SWEEP_S))]
+    tasks = [asyncio.create_task(control.sweep(_SWEEP_S, sessions.expire))]
     if settings.watch_models_s:
         tasks.append(asyncio.create_task(control.watch(settings.watch_models_s)))
     try:

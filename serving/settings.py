@@ -52,6 +52,12 @@ class Settings(BaseSettings):
     )
 
     max_sessions: int = Field(10_000, ge=1, description="REST sessions held at a time.")
+    max_client_sessions: int = Field(
+        2_000,
+        ge=1,
+        description="REST sessions that one client address may hold; raise it where all callers "
+        "come through one proxy.",
+    )
     session_ttl_s: float = Field(
         600.0, gt=0, description="Seconds after its last step that a session is forgotten."
     )
