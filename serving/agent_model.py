@@ -27,7 +27,7 @@ Feed = dict[str, npt.NDArray[np.generic]]
 logger = logging.getLogger(__name__)
 
 _OUTPUTS = ("action", "q_values", "next_hidden")
-_PROVIDERS: dict[Device, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+PROVIDERS: dict[Device, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 SELF_TEST_S = 20.0
 """How long a model's trial runs may take. They take milliseconds, unless it is made to be slow."""
 _PADDED_ROWS = 32
@@ -289,7 +289,7 @@ def _open_session(model: bytes, device: Device) -> ort.InferenceSession:
     # Else bytes that look like onnxruntime's own format would pass by the checks made on ONNX.
     options.add_session_config_entry("session.load_model_format", "ONNX")
     options.log_severity_level = 4
-    wanted = _PROVIDERS[device]
+    wanted = PROVIDERS[device]
     if wanted not in ort.get_available_providers():
         raise ModelInvalid(f"this onnxruntime has no {wanted}; it is in the extra `serve-gpu`")
     try:

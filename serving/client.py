@@ -37,9 +37,9 @@ import grpc
 import numpy as np
 import numpy.typing as npt
 
+from serving.client_retry import Retry
 from serving.pb.unmix.v1 import agent_service_pb2 as pb
 from serving.pb.unmix.v1 import agent_service_pb2_grpc as pb_grpc
-from serving.retry import Retry
 
 Memory = Literal["held", "carried"]
 T = TypeVar("T")
@@ -211,7 +211,7 @@ def connect(
     """
     parsed = PolicyUrl.parse(url)
     if retry is not None:
-        from serving.resuming import ResumingUnit  # which is made of what is in here
+        from serving.client_resuming import ResumingUnit  # which is made of what is in here
 
         return ResumingUnit(parsed, agent_id, memory, timeout_s, retry)
     return open_unit(parsed, agent_id, memory, timeout_s)

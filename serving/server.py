@@ -22,6 +22,7 @@ import uvloop
 from pydantic import ValidationError
 
 from serving.admin_api import create_admin_app
+from serving.device import DeviceUnusable, check_device
 from serving.grpc_api import GrpcApi
 from serving.http_server import http_server
 from serving.memory_keys import MemoryKeyFile, MemoryKeysError
@@ -104,6 +105,7 @@ async def serve(settings: Settings) -> None:
         rest=f"http://{_address(settings.host, listener.getsockname()[1])}",
         grpc=f"grpc://{_address(settings.host, rpc.port)}",
         models=[f"{model.name}/{model.version}" for model in repository.models()],
+        providers=sorted({model.provider for model in repository.models()}),
         start_s=round(time.perf_counter() - start, 3),
         **({"admin": admin.url} if admin else {}),
     )
@@ -328,12 +330,13 @@ def command(
         check_engine()
         settings = Settings(**given)
         _configure_logging(settings)
+        check_device(settings.device)
         uvloop.run(serve(settings))
     except ValidationError as error:
         for fault in error.errors(include_url=False):
             typer.echo(f"setting {'.'.join(map(str, fault['loc']))}: {fault['msg']}", err=True)
         raise typer.Exit(2) from None
-    except StartError as error:
+    except (StartError, DeviceUnusable) as error:
         typer.echo(f"cannot start: {error}", err=True)
         raise typer.Exit(1) from None
 

@@ -51,10 +51,12 @@ def test_training_uses_only_the_client_of_serving() -> None:
 def test_the_client_needs_the_base_install_alone() -> None:
     generated = [path for path in SERVING if "pb" in path.parts]
     base = {"grpc", "google", "numpy", "serving"} | set(sys.stdlib_module_names)
-    for path in [ROOT / "serving" / "client.py", ROOT / "serving" / "__init__.py", *generated]:
+    client = sorted((ROOT / "serving").glob("client*.py"))
+    assert len(client) == 3
+    for path in [*client, ROOT / "serving" / "__init__.py", *generated]:
         assert packages(path) <= base, path
-    ours = {name for name in imported(ROOT / "serving" / "client.py") if name.startswith("serving")}
-    assert all(name.startswith("serving.pb.") for name in ours)
+    ours = {name for path in client for name in imported(path) if name.startswith("serving")}
+    assert all(name.startswith(("serving.pb.", "serving.client")) for name in ours)
 
 
 def test_a_measured_peer_runs_without_what_is_ours() -> None:
@@ -65,7 +67,8 @@ def test_a_measured_peer_runs_without_what_is_ours() -> None:
 def test_the_core_knows_no_door() -> None:
     doors = {"fastapi", "starlette", "uvicorn", "grpc", "http", "httptools", "msgspec", "typer"}
     for name in ("errors", "manifest", "repository", "agent_model", "batcher", "service",
-                 "sessions", "metrics", "settings"):  # fmt: skip
+                 "sessions", "metrics", "settings", "memory", "memory_keys", "sealing",
+                 "model_control", "device"):  # fmt: skip
         path = ROOT / "serving" / f"{name}.py"
         assert not packages(path) & doors, path
         inner = {module.split(".")[1] for module in imported(path) if module.startswith("serving.")}
@@ -145,6 +148,7 @@ def test_the_client_imports_with_the_base_install_alone(torchless: Path, tmp_pat
         " 'google.rpc'):\n"
         "    sys.modules[name] = None\n"
         "import serving.client\n"
+        "import serving.client_resuming\n"
         "print(serving.client.__file__)\n"
     )
     where = run([str(torchless), "-I", "-c", code]).strip()

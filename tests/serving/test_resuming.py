@@ -19,7 +19,7 @@ import pytest
 
 from serving.agent_model import AgentModel, Row, StepResult
 from serving.client import Memory, ServingClientError, Unit, Units, connect
-from serving.retry import Retry
+from serving.client_retry import Retry
 from tests.artifacts import Policy, write_artifact
 from tests.serving.running import RunningServer
 

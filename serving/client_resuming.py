@@ -18,7 +18,7 @@ from serving.client import (
     UnitClient,
     open_unit,
 )
-from serving.retry import RETRIED, Retry
+from serving.client_retry import RETRIED, Retry
 
 _TRIES_IN_TIME = 3
 """How many tries that get no answer at all fit into a step's time limit."""
