@@ -5,9 +5,12 @@ Dimensions: N rows of one call · O obs_dim · U n_actions · H hidden_dim.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-from collections.abc import Sequence
+import math
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -15,7 +18,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from serving.errors import ModelInvalid
-from serving.manifest import METADATA_KEY, Golden, Manifest
+from serving.manifest import METADATA_KEY, MODEL_FILE, Golden, Manifest
 
 Device = Literal["cpu", "cuda"]
 FloatArray = npt.NDArray[np.float32]
@@ -24,7 +27,9 @@ Feed = dict[str, npt.NDArray[np.generic]]
 logger = logging.getLogger(__name__)
 
 _OUTPUTS = ("action", "q_values", "next_hidden")
-_PROVIDERS: dict[Device, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+PROVIDERS: dict[Device, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+SELF_TEST_S = 20.0
+"""How long a model's trial runs may take. They take milliseconds, unless it is made to be slow."""
 _PADDED_ROWS = 32
 """Rows of every run on a machine whose results depend on the number of rows."""
 _LIMITS: dict[Literal["obs", "hidden"], float] = {"obs": 1e6, "hidden": 1.001}
@@ -81,6 +86,11 @@ class AgentModel:
         self.manifest = manifest
         self.name, self.version = manifest.name, manifest.version
         self.label = manifest.label
+        self.sha256 = manifest.files[MODEL_FILE].sha256
+        self.n_episodes = 0
+        """Held episodes that began on this model and have not ended."""
+        self.last_carried = -math.inf
+        """When a caller with a memory of its own last asked, by `time.monotonic`."""
         dims = manifest.dims
         self.n_agents, self.n_actions = dims.n_agents, dims.n_actions
         self.obs_bytes, self.hidden_bytes = 4 * dims.obs_dim, 4 * dims.hidden_dim
@@ -89,13 +99,17 @@ class AgentModel:
         self._session = _open_session(model, device)
         self._check_signature()
         self._check_metadata()
-        try:
-            self.rows_per_run = self._find_rows_per_run()
-            self._self_test(manifest.golden)
-        except ModelInvalid:
-            raise
-        except Exception as error:  # onnxruntime's errors share no public base
-            raise ModelInvalid(f"the model does not run: {_first_line(error)}") from error
+        with _time_limit(SELF_TEST_S) as self._limit:
+            try:
+                self.rows_per_run = self._find_rows_per_run()
+                self._self_test(manifest.golden)
+            except ModelInvalid:
+                raise
+            except Exception as error:  # onnxruntime's errors share no public base
+                if self._limit.terminate:
+                    raise ModelInvalid(f"the self-test took over {SELF_TEST_S:g} s") from None
+                raise ModelInvalid(f"the model does not run: {_first_line(error)}") from error
+        self._limit = None
 
     @property
     def provider(self) -> str:
@@ -125,7 +139,7 @@ class AgentModel:
                 name: np.concatenate([value, np.repeat(value[:1], padding, axis=0)])
                 for name, value in feed.items()
             }
-        action, q_values, next_hidden = self._session.run(_OUTPUTS, feed)
+        action, q_values, next_hidden = self._session.run(_OUTPUTS, feed, self._limit)
         return self._results(len(rows), action, q_values, next_hidden)
 
     def _feed(self, rows: Sequence[Row]) -> Feed:
@@ -235,7 +249,7 @@ class AgentModel:
         for size in sizes:
             for start in range(0, n - size + 1, max(1, size // 2)):
                 part = {name: value[start : start + size] for name, value in feed.items()}
-                _, q_values, next_hidden = self._session.run(_OUTPUTS, part)
+                _, q_values, next_hidden = self._session.run(_OUTPUTS, part, self._limit)
                 for offset in range(size):
                     bits = q_values[offset].tobytes() + next_hidden[offset].tobytes()
                     if seen.setdefault(start + offset, bits) != bits:
@@ -275,7 +289,7 @@ def _open_session(model: bytes, device: Device) -> ort.InferenceSession:
     # Else bytes that look like onnxruntime's own format would pass by the checks made on ONNX.
     options.add_session_config_entry("session.load_model_format", "ONNX")
     options.log_severity_level = 4
-    wanted = _PROVIDERS[device]
+    wanted = PROVIDERS[device]
     if wanted not in ort.get_available_providers():
         raise ModelInvalid(f"this onnxruntime has no {wanted}; it is in the extra `serve-gpu`")
     try:
@@ -285,6 +299,19 @@ def _open_session(model: bytes, device: Device) -> ort.InferenceSession:
     if session.get_providers()[0] != wanted:
         raise ModelInvalid(f"onnxruntime did not get {wanted} to run here")
     return session
+
+
+@contextlib.contextmanager
+def _time_limit(seconds: float) -> Iterator[ort.RunOptions]:
+    """Options whose runs end with an error, the running one too, once the time is over."""
+    options = ort.RunOptions()
+    timer = threading.Timer(seconds, lambda: setattr(options, "terminate", True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield options
+    finally:
+        timer.cancel()
 
 
 def _relative_error(found: bytes, expected: Sequence[float]) -> float:

@@ -96,7 +96,10 @@ class Batcher:
         """Rows of each caller that has any."""
         self._n_rows = 0
         self._loop = asyncio.get_running_loop()
-        self.metrics = ModelMetrics(model, lambda: self._n_rows)
+        waiting = self._n_waiting
+        # Without self: nothing else would let go of a model that has left, as what was there at
+        # the start is not looked at by the collector.
+        self.metrics = ModelMetrics(model, lambda: sum(waiting.values()))
 
     def submit(
         self, rows: Sequence[Row], caller: Caller, deadline: float

@@ -9,7 +9,10 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeVar
 
 from serving.access import check_exposure, open_access
+from serving.admin_api import ADMIN_HOST
+from serving.device import check_device
 from serving.keys import read_keys
+from serving.memory_keys import open_memory_keys
 from serving.repository import Repository
 from serving.settings import Settings, SetupError
 from serving.tls import open_tls
@@ -33,7 +36,10 @@ def check(settings: Settings) -> Iterator[Finding]:
     """What there is to say about the settings and the files they name; the last takes seconds."""
     yield from _credentials(settings)
     yield from _tls(settings)
+    if settings.memory_keys is not None:
+        yield _memory_keys(settings)
     yield from _ports(settings)
+    yield _device(settings)
     yield from _models(settings)
 
 
@@ -73,21 +79,44 @@ def _tls(settings: Settings) -> Iterator[Finding]:
     yield Finding(True, f"tls_certificate: {path} fits its key, {days:.0f} days left{soon}")
 
 
+def _memory_keys(settings: Settings) -> Finding:
+    return _try(
+        lambda: open_memory_keys(settings),
+        lambda keys: f"memory_keys: {settings.memory_keys} holds {len(keys()) if keys else 0}",
+    )
+
+
+def _device(settings: Settings) -> Finding:
+    return _try(
+        lambda: check_device(settings.device), lambda _: f"device: {settings.device} runs models"
+    )
+
+
 def _ports(settings: Settings) -> Iterator[Finding]:
-    ports = {"http_port": settings.http_port, "grpc_port": settings.grpc_port}
-    if settings.http_port and len(set(ports.values())) == 1:
+    doors = [("http_port", settings.host, settings.http_port, "--http-port"),
+             ("grpc_port", settings.host, settings.grpc_port, "--grpc-port")]  # fmt: skip
+    if settings.http_port and settings.http_port == settings.grpc_port:
         yield Finding(False, "grpc_port: is that of REST. Fix: name another with --grpc-port")
         return
-    for name, port in ports.items():
+    admin = settings.admin_port
+    if admin is not None:
+        if admin and admin in (settings.http_port, settings.grpc_port):
+            yield Finding(
+                False,
+                "admin_port: is that of another door. Fix: name another in UNMIX_ADMIN_PORT",
+            )
+        else:
+            doors.append(("admin_port", ADMIN_HOST, admin, "UNMIX_ADMIN_PORT"))
+    for name, host, port, where in doors:
         try:
-            family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-            socket.create_server((settings.host, port), family=family).close()
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            socket.create_server((host, port), family=family).close()
         except OSError as error:
-            flag = f"--{name.replace('_', '-')}"
             reason = os.strerror(error.errno or 0) if (error.errno or 0) > 0 else "no such host"
-            yield Finding(False, f"{name}: {port} on {settings.host} cannot be listened on "
-                          f"({reason}). Fix: name another with {flag}, or another --host, or stop "
-                          "what listens there")  # fmt: skip
+            other = "" if name == "admin_port" else "or another --host, "
+            yield Finding(False, f"{name}: {port} on {host} cannot be listened on ({reason}). "
+                          f"Fix: name another with {where}, {other}or stop what listens "
+                          "there")  # fmt: skip
         else:
             yield Finding(True, f"{name}: {port or 'any'} is free")
 

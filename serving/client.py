@@ -15,6 +15,10 @@ proxies named in the environment are not used.
 
 Memory is `held` by the server (in the unit's gRPC stream, or in a REST session) or `carried` by
 the unit, which sends it along with each step. Both give the same actions, bit for bit.
+
+With `retry=Retry()` a unit outlives its server: it keeps its last memory, and when a connection
+breaks or a server turns it away, it goes on from there, on the same server or another replica, with
+the actions that it would have taken anyway.
 """
 
 from __future__ import annotations
@@ -27,13 +31,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, cast
+from typing import Any, Literal, NamedTuple, Self, TypeVar, cast
 from urllib.parse import quote, urlsplit
 
 import grpc
 import numpy as np
 import numpy.typing as npt
 
+from serving.client_retry import Retry
 from serving.pb.unmix.v1 import agent_service_pb2 as pb
 from serving.pb.unmix.v1 import agent_service_pb2_grpc as pb_grpc
 
@@ -41,6 +46,8 @@ Memory = Literal["held", "carried"]
 T = TypeVar("T")
 
 _NO_ACTION = -1
+_BROKEN_WRITE = "Internal error from Core"
+"""What grpc.aio itself, and no server, says of a stream whose connection broke under a write."""
 
 
 class ServingClientError(Exception):
@@ -111,11 +118,22 @@ class ModelInfo:
     sha256: str
 
 
+class Checkpoint(NamedTuple):
+    """Where a unit is in its episode; enough to go on from there, through the same kind of door."""
+
+    version: int
+    """Of the model that the episode began with."""
+    hidden: Any
+    """The memory as the door gave it."""
+    last_action: int
+
+
 class UnitClient(ABC):
     """One unit's connection. One step at a time; not for several tasks at once."""
 
     def __init__(self, url: PolicyUrl, agent_id: int, timeout_s: float) -> None:
         self.url, self.agent_id, self.timeout_s = url, agent_id, timeout_s
+        self.keep_memory = False
         self.model, self.version = "", 0
         """What answers this episode; known from its first step on."""
 
@@ -139,6 +157,28 @@ class UnitClient(ABC):
     async def close(self) -> None:
         """Close the connection; what the server holds for the unit is forgotten."""
 
+    @property
+    @abstractmethod
+    def checkpoint(self) -> Checkpoint | None:
+        """Where the unit is after its last step; None before an episode's first, and where the
+        server holds the memory and has not been asked for it (see `connect`)."""
+
+    @abstractmethod
+    async def resume(self, checkpoint: Checkpoint) -> None:
+        """Let the next step be the one after this, whatever came before.
+
+        Raises:
+            ServingClientError
+        """
+
+    def is_forgotten(self, error: ServingClientError) -> bool:
+        """Whether the error says that the server has lost what it held for the unit."""
+        return False
+
+    @abstractmethod
+    async def abandon(self) -> None:
+        """Drop the connection at once, without a word to the server."""
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -152,26 +192,49 @@ class UnitClient(ABC):
 
 
 def connect(
-    url: str, agent_id: int, memory: Memory = "held", timeout_s: float = 10.0
+    url: str,
+    agent_id: int,
+    memory: Memory = "held",
+    timeout_s: float = 10.0,
+    retry: Retry | None = None,
 ) -> UnitClient:
     """The client of one unit; to be called, and used, on a running event loop.
 
     Nothing is sent before the first episode begins.
 
     Args:
-        timeout_s: how long one step may take.
+        timeout_s: how long one step may take, all its tries together.
+        retry: whether, and how, to go on after a failure. Each answer then brings the memory along,
+            held or not.
 
     Raises:
-        ValueError: the address is none.
+        ValueError: an address is none.
     """
     parsed = PolicyUrl.parse(url)
+    if retry is not None:
+        from serving.client_resuming import ResumingUnit  # which is made of what is in here
+
+        return ResumingUnit(parsed, agent_id, memory, timeout_s, retry)
+    return open_unit(parsed, agent_id, memory, timeout_s)
+
+
+def open_unit(
+    url: PolicyUrl, agent_id: int, memory: Memory, timeout_s: float, keep_memory: bool = False
+) -> UnitClient:
+    """One connection of a unit, which ends with it.
+
+    Args:
+        keep_memory: ask for held memory too, so that there is a `checkpoint`.
+    """
     kinds: dict[tuple[bool, Memory], type[UnitClient]] = {
         (True, "held"): _GrpcHeld,
         (True, "carried"): _GrpcCarried,
         (False, "held"): _HttpHeld,
         (False, "carried"): _HttpCarried,
     }
-    return kinds[parsed.scheme == "grpc", memory](parsed, agent_id, timeout_s)
+    unit = kinds[url.scheme == "grpc", memory](url, agent_id, timeout_s)
+    unit.keep_memory = keep_memory
+    return unit
 
 
 class _GrpcUnit(UnitClient):
@@ -183,19 +246,39 @@ class _GrpcUnit(UnitClient):
     async def close(self) -> None:
         await self._channel.close()
 
+    async def abandon(self) -> None:
+        await self._channel.close()
+
 
 class _GrpcHeld(_GrpcUnit):
     """The stream holds the memory."""
 
     def __init__(self, url: PolicyUrl, agent_id: int, timeout_s: float) -> None:
         super().__init__(url, agent_id, timeout_s)
-        self._begin = pb.Episode(model=url.model, version=url.version, agent_id=agent_id)
+        self._begin = self._new = pb.Episode(
+            model=url.model, version=url.version, agent_id=agent_id
+        )
+        self._checkpoint: Checkpoint | None = None
         self._stream: Any = None
         self._fresh = True
         self._sequence = 0
 
     async def begin_episode(self) -> None:
-        self._fresh = True
+        self._fresh, self._begin, self._checkpoint = True, self._new, None
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        return self._checkpoint
+
+    async def resume(self, checkpoint: Checkpoint) -> None:
+        self._fresh, self._checkpoint = True, checkpoint
+        self._begin = pb.Episode(
+            model=self.url.model,
+            version=checkpoint.version,
+            agent_id=self.agent_id,
+            hidden=checkpoint.hidden,
+            last_action=checkpoint.last_action,
+        )
 
     async def act(self, obs: npt.ArrayLike, avail_actions: npt.ArrayLike) -> int:
         self._sequence += 1
@@ -203,6 +286,7 @@ class _GrpcHeld(_GrpcUnit):
             begin=self._begin if self._fresh else None,
             obs=_float_bytes(obs),
             avail_actions=_bool_bytes(avail_actions),
+            want_next_hidden=self.keep_memory,
             sequence=self._sequence,
         )
         if self._stream is None:
@@ -215,6 +299,8 @@ class _GrpcHeld(_GrpcUnit):
         if self._fresh:
             self.model, self.version = answer.model, answer.version
             self._fresh = False
+        if self.keep_memory:
+            self._checkpoint = Checkpoint(self.version, answer.next_hidden, answer.action)
         return int(answer.action)
 
     async def _exchange(self, request: pb.ActStreamRequest) -> pb.ActStreamResponse:
@@ -258,6 +344,15 @@ class _GrpcCarried(_GrpcUnit):
     async def begin_episode(self) -> None:
         self._hidden, self._last_action, self._version = b"", _NO_ACTION, self.url.version
 
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        if not self._hidden:
+            return None
+        return Checkpoint(self._version, self._hidden, self._last_action)
+
+    async def resume(self, checkpoint: Checkpoint) -> None:
+        self._version, self._hidden, self._last_action = checkpoint
+
     async def act(self, obs: npt.ArrayLike, avail_actions: npt.ArrayLike) -> int:
         request = pb.ActRequest(
             model=self.url.model,
@@ -287,6 +382,9 @@ class _HttpUnit(UnitClient):
     async def close(self) -> None:
         await self._http.close()
 
+    async def abandon(self) -> None:
+        await self._http.close()
+
     async def _step(
         self, obs: npt.ArrayLike, avail_actions: npt.ArrayLike, memory: dict[str, Any]
     ) -> Any:
@@ -303,6 +401,13 @@ class _HttpUnit(UnitClient):
         where: dict[str, Any] = {"model": self.url.model, "version": version}
         return {name: value for name, value in where.items() if value}
 
+    def _from(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """The request's memory, with the model that it belongs to."""
+        return self._where(checkpoint.version) | {
+            "hidden": checkpoint.hidden,
+            "last_action": checkpoint.last_action,
+        }
+
 
 class _HttpHeld(_HttpUnit):
     """A session holds the memory."""
@@ -310,9 +415,21 @@ class _HttpHeld(_HttpUnit):
     def __init__(self, url: PolicyUrl, agent_id: int, timeout_s: float) -> None:
         super().__init__(url, agent_id, timeout_s)
         self._session = ""
+        self._checkpoint: Checkpoint | None = None
 
     async def begin_episode(self) -> None:
-        where = self._where(self.url.version)
+        self._checkpoint = None
+        await self._begin(self._where(self.url.version))
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        return self._checkpoint
+
+    async def resume(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        await self._begin(self._from(checkpoint))
+
+    async def _begin(self, where: dict[str, Any]) -> None:
         if self._session:
             try:
                 await self._http.call("POST", f"/sessions/{self._session}/reset", where)
@@ -323,10 +440,20 @@ class _HttpHeld(_HttpUnit):
         opened = await self._http.call("POST", "/sessions", where | {"agent_id": self.agent_id})
         self._session = opened["session"]
 
+    def is_forgotten(self, error: ServingClientError) -> bool:
+        return bool(self._session) and error.status == "404"
+
     async def act(self, obs: npt.ArrayLike, avail_actions: npt.ArrayLike) -> int:
         if not self._session:
             await self.begin_episode()
-        answer = await self._step(obs, avail_actions, {"session": self._session})
+        memory: dict[str, Any] = {"session": self._session}
+        if self.keep_memory:
+            memory["want"] = ["next_hidden"]
+        answer = await self._step(obs, avail_actions, memory)
+        if self.keep_memory:
+            self._checkpoint = Checkpoint(
+                answer["version"], answer["next_hidden"], answer["action"]
+            )
         return int(answer["action"])
 
     async def close(self) -> None:
@@ -344,18 +471,24 @@ class _HttpCarried(_HttpUnit):
 
     def __init__(self, url: PolicyUrl, agent_id: int, timeout_s: float) -> None:
         super().__init__(url, agent_id, timeout_s)
-        self._memory = self._where(url.version)
+        self._checkpoint: Checkpoint | None = None
 
     async def begin_episode(self) -> None:
-        self._memory = self._where(self.url.version)
+        self._checkpoint = None
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        return self._checkpoint
+
+    async def resume(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
 
     async def act(self, obs: npt.ArrayLike, avail_actions: npt.ArrayLike) -> int:
-        answer = await self._step(obs, avail_actions, self._memory)
+        known = self._checkpoint
+        memory = self._where(self.url.version) if known is None else self._from(known)
+        answer = await self._step(obs, avail_actions, memory)
         # JSON numbers are doubles, which hold every float32 exactly: nothing is lost on the way.
-        self._memory = self._where(answer["version"]) | {
-            "hidden": answer["next_hidden"],
-            "last_action": answer["action"],
-        }
+        self._checkpoint = Checkpoint(answer["version"], answer["next_hidden"], answer["action"])
         return int(answer["action"])
 
 
@@ -437,9 +570,10 @@ class Units:
         agent_ids: Sequence[int],
         memory: Memory = "held",
         timeout_s: float = 10.0,
+        retry: Retry | None = None,
     ) -> None:
         async def connect_all() -> list[UnitClient]:
-            return [connect(url, agent, memory, timeout_s) for agent in agent_ids]
+            return [connect(url, agent, memory, timeout_s, retry) for agent in agent_ids]
 
         self._units = _run(connect_all())
 
@@ -496,9 +630,14 @@ class Unit:
     """One unit, driven from plain code."""
 
     def __init__(
-        self, url: str, agent_id: int, memory: Memory = "held", timeout_s: float = 10.0
+        self,
+        url: str,
+        agent_id: int,
+        memory: Memory = "held",
+        timeout_s: float = 10.0,
+        retry: Retry | None = None,
     ) -> None:
-        self._units = Units(url, [agent_id], memory, timeout_s)
+        self._units = Units(url, [agent_id], memory, timeout_s, retry)
 
     def begin_episode(self) -> None:
         """As `UnitClient.begin_episode`."""
@@ -542,7 +681,7 @@ async def _get_model_grpc(url: PolicyUrl, timeout_s: float) -> ModelInfo:
         except grpc.aio.AioRpcError as error:
             raise _grpc_error(error.code(), error.details()) from None
     model = answer.model
-    if model.state != pb.Model.STATE_READY:
+    if model.state == pb.Model.STATE_REFUSED:
         raise ServingClientError("UNAVAILABLE", f"the model was refused: {model.reason}")
     return ModelInfo(
         model.name,
@@ -577,7 +716,7 @@ async def _get_model_http(url: PolicyUrl, timeout_s: float) -> ModelInfo:
             model = newest[0]
     finally:
         await http.close()
-    if model["state"] != "ready":
+    if model["state"] == "refused":
         raise ServingClientError("503", f"the model was refused: {model['reason']}")
     dims = model["dims"]
     return ModelInfo(
@@ -608,6 +747,9 @@ def _keep_grpc() -> None:
     grpc.aio.init_grpc_aio()
 
 
+_making_loop = threading.Lock()
+
+
 @functools.cache
 def _background_loop() -> asyncio.AbstractEventLoop:
     """The event loop of everything here that is called from plain code, on a thread of its own.
@@ -621,7 +763,9 @@ def _background_loop() -> asyncio.AbstractEventLoop:
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
-    return asyncio.run_coroutine_threadsafe(work, _background_loop()).result()
+    with _making_loop:  # else threads that begin at the same time would each make one
+        loop = _background_loop()
+    return asyncio.run_coroutine_threadsafe(work, loop).result()
 
 
 async def _gather(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
@@ -649,6 +793,8 @@ def _stub(channel: grpc.aio.Channel) -> Any:
 
 def _grpc_error(code: grpc.StatusCode, details: str | None) -> ServingClientError:
     if code is grpc.StatusCode.CANCELLED:  # not by us: so a server ends what it will not answer
+        code = grpc.StatusCode.UNAVAILABLE
+    if code is grpc.StatusCode.INTERNAL and details == _BROKEN_WRITE:
         code = grpc.StatusCode.UNAVAILABLE
     return ServingClientError(code.name, details or "no details")
 

@@ -353,7 +353,7 @@ def _model(status: ModelStatus) -> pb.Model:
         model.state = pb.Model.STATE_REFUSED
         return model
     manifest = status.model.manifest
-    model.state = pb.Model.STATE_READY
+    model.state = pb.Model.STATE_RETIRING if status.retiring else pb.Model.STATE_READY
     model.latest = status.latest
     model.map = manifest.map
     model.environment = manifest.environment.name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -10,6 +11,9 @@ from serving.errors import ModelInvalid
 
 MODEL_FILE = "model.onnx"
 MANIFEST_FILE = "manifest.json"
+DIGEST_FILE = "manifest.json.sha256"
+"""The manifest's own hash, as `sha256sum` writes it, so that every byte of an artifact counts.
+Artifacts without it are taken too: the first ones had none."""
 METADATA_KEY = "unmix.manifest"
 """Where the ONNX file carries the manifest, less `files` and `golden`."""
 
@@ -141,6 +145,11 @@ class Manifest(_Strict):
     def summary(self) -> dict[str, Any]:
         """The manifest less `files` and `golden`: what the ONNX file carries too."""
         return self.model_dump(mode="json", exclude={"files", "golden"})
+
+
+def manifest_digest(data: bytes) -> bytes:
+    """What `DIGEST_FILE` holds beside a manifest of these bytes."""
+    return f"{hashlib.sha256(data).hexdigest()}  {MANIFEST_FILE}\n".encode()
 
 
 def parse_manifest(data: bytes) -> Manifest:

@@ -12,16 +12,26 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from google.protobuf.message import DecodeError
 
 from serving.agent_model import AgentModel, Device
 from serving.errors import InvalidRequest, ModelInvalid, ModelNotFound, ModelNotReady
-from serving.manifest import MANIFEST_FILE, MODEL_FILE, NAME_PATTERN, File, Manifest, parse_manifest
+from serving.manifest import (
+    DIGEST_FILE,
+    MANIFEST_FILE,
+    MODEL_FILE,
+    NAME_PATTERN,
+    File,
+    Manifest,
+    manifest_digest,
+    parse_manifest,
+)
 from serving.pb.unmix.onnx import outline_pb2 as onnx_pb
 
 logger = logging.getLogger(__name__)
@@ -42,6 +52,9 @@ OPERATORS = frozenset({
 """What linear layers, a GRU, a mask and an argmax need. Nothing here loops, branches, or makes a
 tensor much larger than what it is given."""
 
+Fingerprint: TypeAlias = tuple[tuple[str, int, int, int], ...]
+"""Each file's name, inode, size and time of change."""
+
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 _FLOAT, _INT64, _BOOL = 1, 7, 9  # ONNX's TensorProto.DataType
 
@@ -55,23 +68,27 @@ class ModelStatus:
     model: AgentModel | None
     reason: str
     latest: bool
+    retiring: bool = False
+    """Unloaded, but episodes that began on it still run."""
 
 
 class Repository:
     """The models under one folder.
 
-    Requests are answered from the loaded models alone; the disk is read by `load` and `load_all`.
+    Requests are answered from the loaded models alone; the disk is read by `read`, which any thread
+    may call, and by what is made of it.
     """
 
     def __init__(self, root: Path, device: Device = "cpu") -> None:
         self._root = root
         self._device = device
         self._models: dict[str, dict[int, AgentModel]] = {}
+        self._retiring: dict[tuple[str, int], AgentModel] = {}
         self._refused: dict[tuple[str, int], str] = {}
 
     def load_all(self) -> None:
         """Load every version there is. One that is refused is remembered with its reason."""
-        for name, version in self._scan():
+        for name, version in self.find():
             try:
                 self.load(name, version)
             except ModelInvalid as error:
@@ -84,26 +101,89 @@ class Repository:
             ModelInvalid: it was refused. A version loaded before stays as it is.
         """
         try:
-            model = load_model(self._root / name / str(version), self._device)
+            model = self.read(name, version)
         except ModelInvalid as error:
-            self._refused[name, version] = str(error)
+            self.refuse(name, version, error)
             raise
-        self._refused.pop((name, version), None)
+        return self.install(model)
+
+    def read(self, name: str, version: int) -> AgentModel:
+        """Read, check and try out one version; nobody is served by it yet.
+
+        Raises:
+            ModelInvalid: with the reason.
+        """
+        return load_model(self._root / name / str(version), self._device)
+
+    def refuse(self, name: str, version: int, error: ModelInvalid) -> None:
+        """Remember why a version was refused."""
+        self._refused[name, version] = str(error)
+
+    def install(self, model: AgentModel) -> AgentModel:
+        """Let new episodes begin on this version from now on; returns what they begin on.
+
+        A version means one and the same policy for as long as anybody plays by it: the same files
+        again change nothing, and bring one back that was retiring.
+
+        Raises:
+            ModelInvalid: the version takes steps already, and with other contents.
+        """
+        name, version = model.name, model.version
+        key = (name, version)
+        running = self._models.get(name, {}).get(version) or self._retiring.get(key)
+        if running is not None and running.manifest != model.manifest:
+            raise ModelInvalid(
+                f"{model.label} takes steps with other contents; publish these as a new version"
+            )
+        self._refused.pop(key, None)
+        self._retiring.pop(key, None)
+        model = running or model
         # Replaced as a whole, so that nobody ever sees half a change.
         self._models = {**self._models, name: {**self._models.get(name, {}), version: model}}
         return model
 
-    def resolve(self, name: str = "", version: int = 0) -> AgentModel:
+    def unload(self, name: str, version: int) -> AgentModel:
+        """Let no new episode begin on this version; those that run on it go on.
+
+        Raises:
+            ModelNotFound: it is not loaded.
+        """
+        versions = dict(self._models.get(name, {}))
+        model = versions.pop(version, None)
+        if model is None:
+            raise ModelNotFound("that model version is not loaded")
+        self._retiring[name, version] = model
+        others = {other: kept for other, kept in self._models.items() if other != name}
+        self._models = {**others, name: versions} if versions else others
+        return model
+
+    def retiring(self) -> list[AgentModel]:
+        """Every model that was unloaded and is still in use."""
+        return list(self._retiring.values())
+
+    def forget(self, model: AgentModel) -> None:
+        """The last episode of a retiring model has ended."""
+        del self._retiring[model.name, model.version]
+
+    def forget_refused(self, kept: Container[tuple[str, int]]) -> None:
+        """Remember no refusal but those of these versions: the others are no longer there."""
+        self._refused = {key: reason for key, reason in self._refused.items() if key in kept}
+
+    def resolve(self, name: str = "", version: int = 0, running: bool = False) -> AgentModel:
         """The model to step.
 
         Args:
             name: empty for the only model there is.
             version: 0 for the newest that is loaded.
+            running: whether it is for an episode that has begun, and so may be on a version that
+                takes no new ones.
 
         Raises:
             InvalidRequest, ModelNotFound, ModelNotReady
         """
         name = name or self._only_name()
+        if running and (name, version) in self._retiring:
+            return self._retiring[name, version]
         versions = self._models.get(name)
         if versions is not None:
             model = versions.get(version or max(versions))
@@ -131,17 +211,21 @@ class Repository:
             for name, versions in self._models.items()
             for version, model in versions.items()
         ]
+        retiring = [
+            ModelStatus(name, version, model, "", latest=False, retiring=True)
+            for (name, version), model in self._retiring.items()
+        ]
         refused = [
             ModelStatus(name, version, None, reason, latest=False)
             for (name, version), reason in self._refused.items()
-            if version not in self._models.get(name, {})
+            if version not in self._models.get(name, {}) and (name, version) not in self._retiring
         ]
-        return sorted(loaded + refused, key=lambda status: (status.name, status.version))
+        return sorted(loaded + retiring + refused, key=lambda status: (status.name, status.version))
 
     def status(self, name: str = "", version: int = 0) -> ModelStatus:
         """One version, whatever its state. Arguments and errors as for `resolve`."""
         for status in self.statuses():
-            if status.model is None and (status.name, status.version) == (name, version):
+            if (status.name, status.version) == (name, version):
                 return status
         model = self.resolve(name, version)
         latest = self.resolve(model.name) is model
@@ -151,16 +235,19 @@ class Repository:
         """Every loaded model."""
         return [model for versions in self._models.values() for model in versions.values()]
 
-    def _scan(self) -> Iterator[tuple[str, int]]:
-        """(name, version) of each folder that is named like one and holds a manifest."""
+    def find(self) -> dict[tuple[str, int], Fingerprint]:
+        """(name, version) of each folder that is named like one and holds a manifest, with what
+        tells whether its files have changed."""
+        found: dict[tuple[str, int], Fingerprint] = {}
         if not self._root.is_dir():
-            return
+            return found
         for folder in sorted(self._root.iterdir()):
             if not (re.fullmatch(NAME_PATTERN, folder.name) and folder.is_dir()):
                 continue
             for inner in sorted(folder.iterdir()):
                 if _VERSION.fullmatch(inner.name) and (inner / MANIFEST_FILE).exists():
-                    yield folder.name, int(inner.name)
+                    found[folder.name, int(inner.name)] = _fingerprint(inner)
+        return found
 
 
 def load_model(folder: Path, device: Device = "cpu") -> AgentModel:
@@ -169,7 +256,11 @@ def load_model(folder: Path, device: Device = "cpu") -> AgentModel:
     Raises:
         ModelInvalid: with the reason.
     """
-    manifest = parse_manifest(_read(folder / MANIFEST_FILE, MAX_FILE_BYTES))
+    described = _read(folder / MANIFEST_FILE, MAX_FILE_BYTES)
+    digest = folder / DIGEST_FILE
+    if os.path.lexists(digest) and _read(digest, MAX_FILE_BYTES) != manifest_digest(described):
+        raise ModelInvalid(f"{MANIFEST_FILE} is not the file that {DIGEST_FILE} describes")
+    manifest = parse_manifest(described)
     if (manifest.name, str(manifest.version)) != (folder.parent.name, folder.name):
         raise ModelInvalid(f"the manifest is that of {manifest.label}, not of this folder")
     model = b""
@@ -179,6 +270,14 @@ def load_model(folder: Path, device: Device = "cpu") -> AgentModel:
             model = data
     check_outline(model, manifest)
     return AgentModel(model, manifest, device)
+
+
+def _fingerprint(folder: Path) -> Fingerprint:
+    try:
+        stats = [(file.name, file.lstat()) for file in sorted(folder.iterdir())]
+    except OSError:  # it is being written, or removed, at this moment
+        return ()
+    return tuple((name, it.st_ino, it.st_size, it.st_mtime_ns) for name, it in stats)
 
 
 def check_outline(model: bytes, manifest: Manifest) -> None:

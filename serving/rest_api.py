@@ -38,6 +38,7 @@ from serving.rest_messages import (
     pack_mask,
     pack_memory,
     unpack_floats,
+    unpack_memory,
 )
 from serving.rest_team import TeamAnswer, TeamRequest, TeamRow, TeamRowAnswer, act_many
 from serving.service import Act, AgentService, Episode
@@ -167,7 +168,7 @@ class RestApi:
                 obs,
                 mask,
                 request.last_action,
-                b"" if request.hidden is None else pack_memory(request.hidden),
+                pack_memory(request.hidden, self._service.seals_memory),
                 request.model or "",
                 checked_version(request.version),
             )
@@ -178,7 +179,9 @@ class RestApi:
                 result.action,
                 model.name,
                 model.version,
-                unpack_floats(result.next_hidden) if want_hidden else None,
+                unpack_memory(result.next_hidden, self._service.seals_memory)
+                if want_hidden
+                else None,
                 unpack_floats(result.q_values) if "q_values" in want else None,
             )
         )
@@ -198,10 +201,10 @@ class RestApi:
             raise errors.InvalidRequest("model", f"the session is with {episode.model.label}")
         return episode
 
-    async def open_session(self, body: bytes) -> SessionAnswer:
+    async def open_session(self, body: bytes, client: str) -> SessionAnswer:
         request = decode(_session_decoder, body)
         episode = self._begin(request.agent_id, request)
-        return self._session_answer(self._sessions.open(episode), episode)
+        return self._session_answer(self._sessions.open(episode, client), episode)
 
     async def reset_session(self, session: str, body: bytes) -> SessionAnswer:
         """Begin a new episode for the session's unit, by default on the newest version of the
@@ -219,7 +222,7 @@ class RestApi:
             agent_id,
             request.model or "",
             checked_version(request.version),
-            b"" if request.hidden is None else pack_memory(request.hidden),
+            pack_memory(request.hidden, self._service.seals_memory),
             request.last_action,
         )
 
@@ -331,9 +334,9 @@ def _create_app(api: RestApi) -> FastAPI:
         "same service speaks gRPC (unmix.v1.AgentService).",
         redoc_url=None,
     )
-    app.add_exception_handler(errors.ServingError, _answer_error)
-    app.add_exception_handler(HTTPException, _answer_http_error)
-    app.add_exception_handler(Exception, _answer_error)
+    app.add_exception_handler(errors.ServingError, answer_error)
+    app.add_exception_handler(HTTPException, answer_http_error)
+    app.add_exception_handler(Exception, answer_error)
     _add_act_routes(app, api)
     _add_model_routes(app, api)
     _add_probe_routes(app, api)
@@ -369,7 +372,8 @@ def _add_act_routes(app: FastAPI, api: RestApi) -> None:
         **_documented(SessionAnswer, SessionRequest, 400, 404, 413, 422, 429, 503, ok=201),
     )
     async def open_session(request: Request) -> Response:
-        return _answer(await api.open_session(await api.read_body(request)), 201)
+        client = request.client.host if request.client else ""
+        return _answer(await api.open_session(await api.read_body(request), client), 201)
 
     @app.post(
         "/sessions/{session}/reset",
@@ -453,11 +457,11 @@ def _response(status: int, headers: Headers, body: bytes) -> Response:
     return Response(body, status, {k.decode(): v.decode() for k, v in headers})
 
 
-async def _answer_error(_: Request, error: Exception) -> Response:
+async def answer_error(_: Request, error: Exception) -> Response:
     return _response(*_problem(error))
 
 
-async def _answer_http_error(_: Request, error: Exception) -> Response:
+async def answer_http_error(_: Request, error: Exception) -> Response:
     """What FastAPI finds by itself: no such route, or not with this method."""
     assert isinstance(error, HTTPException)
     phrase = HTTPStatus(error.status_code).phrase

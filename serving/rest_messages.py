@@ -6,6 +6,7 @@ caller's own text.
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import struct
@@ -20,6 +21,9 @@ from serving.repository import ModelStatus
 
 Want = Literal["next_hidden", "q_values"]
 T = TypeVar("T")
+
+NO_SEAL = b"\0"
+"""Opens as no memory at all."""
 
 
 class ActRequest(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -40,14 +44,16 @@ class ActRequest(msgspec.Struct, forbid_unknown_fields=True, gc=False):
         int | None,
         Meta(
             description="The action taken in the step before; -1 at an episode's first step. "
-            "Needed with `hidden`. With `session`: only if it was not the action answered."
+            "Needed with `hidden`. With `session`, or a sealed `hidden`: only if it was not the "
+            "action answered."
         ),
     ] = None
     hidden: Annotated[
-        list[float] | None,
+        list[float] | str | None,
         Meta(
-            description="`next_hidden` of the answer before: hidden_dim numbers in [-1, 1]. "
-            "Left out at an episode's first step, and with `session`."
+            description="`next_hidden` of the answer before, as it was: hidden_dim numbers in "
+            "[-1, 1], or text where the service seals memories. Left out at an episode's first "
+            "step, and with `session`."
         ),
     ] = None
     session: Annotated[
@@ -76,7 +82,8 @@ class ActAnswer(msgspec.Struct, omit_defaults=True, gc=False):
     model: str
     version: int
     next_hidden: Annotated[
-        list[float] | None, Meta(description="The memory to send as `hidden` in the next step.")
+        list[float] | str | None,
+        Meta(description="The memory to send as `hidden` in the next step."),
     ] = None
     q_values: Annotated[
         list[float] | None, Meta(description="The value of each action, available or not.")
@@ -93,8 +100,8 @@ class ResetRequest(msgspec.Struct, forbid_unknown_fields=True):
         int | None, Meta(description="Version of the model; by default the newest.")
     ] = None
     hidden: Annotated[
-        list[float] | None,
-        Meta(description="A memory to resume from: hidden_dim numbers in [-1, 1]."),
+        list[float] | str | None,
+        Meta(description="A memory to resume from: a `next_hidden` as it was answered."),
     ] = None
     last_action: Annotated[
         int | None, Meta(description="The action taken in the step before; needed with `hidden`.")
@@ -122,7 +129,10 @@ class ModelAnswer(msgspec.Struct, omit_defaults=True):
 
     name: str
     version: int
-    state: Literal["ready", "refused"]
+    state: Annotated[
+        Literal["ready", "refused", "retiring"],
+        Meta(description="retiring: only episodes that have begun on it are stepped."),
+    ]
     latest: Annotated[
         bool, Meta(description="Whether an episode that names no version begins on this one.")
     ]
@@ -216,10 +226,26 @@ def pack_floats(field: str, values: list[float]) -> bytes:
         raise errors.InvalidRequest(field, f"{field} has a number too large for float32") from None
 
 
-def pack_memory(values: list[float]) -> bytes:
+def pack_memory(values: list[float] | str | None, sealed: bool) -> bytes:
+    """The memory as the service takes it; none, if there is none."""
+    if values is None:
+        return b""
     if not values:  # to the service no bytes mean "none", which is not what was sent
         raise errors.InvalidRequest("hidden", "hidden is empty; leave it out at the first step")
-    return pack_floats("hidden", values)
+    if isinstance(values, str) is not sealed:
+        kind = "the text that was answered" if sealed else "a list of numbers"
+        raise errors.InvalidRequest("hidden", f"hidden must be {kind}")
+    if not isinstance(values, str):
+        return pack_floats("hidden", values)
+    try:
+        return base64.b64decode(values, altchars=b"-_", validate=True)
+    except ValueError:
+        return NO_SEAL  # for the service to refuse, in the words that it has for all such
+
+
+def unpack_memory(memory: bytes, sealed: bool) -> list[float] | str:
+    """A memory as JSON."""
+    return base64.urlsafe_b64encode(memory).decode() if sealed else unpack_floats(memory)
 
 
 def pack_mask(values: list[bool | int]) -> bytes:
@@ -251,7 +277,7 @@ def model_answer(status: ModelStatus) -> ModelAnswer:
     return ModelAnswer(
         status.name,
         status.version,
-        "ready",
+        "retiring" if status.retiring else "ready",
         status.latest,
         map=manifest.map,
         environment=manifest.environment.name,

@@ -18,6 +18,7 @@ from serving.rest_messages import (
     pack_mask,
     pack_memory,
     unpack_floats,
+    unpack_memory,
 )
 from serving.service import Act, AgentService
 
@@ -35,13 +36,17 @@ class TeamRow(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     ]
     last_action: Annotated[
         int | None,
-        Meta(description="The action taken in the step before, or -1; needed with `hidden`."),
+        Meta(
+            description="The action taken in the step before, or -1; needed with `hidden`, unless "
+            "that is sealed."
+        ),
     ] = None
     hidden: Annotated[
-        list[float] | None,
+        list[float] | str | None,
         Meta(
-            description="`next_hidden` of this agent's answer before: hidden_dim numbers in "
-            "[-1, 1]. Left out at an episode's first step."
+            description="`next_hidden` of this agent's answer before, as it was: hidden_dim "
+            "numbers in [-1, 1], or text where the service seals memories. Left out at an "
+            "episode's first step."
         ),
     ] = None
 
@@ -70,7 +75,7 @@ class TeamRowAnswer(msgspec.Struct, omit_defaults=True, gc=False):
 
     action: Annotated[int, Meta(description="The best of the available actions.")]
     next_hidden: Annotated[
-        list[float], Meta(description="The memory to send as `hidden` in the next step.")
+        list[float] | str, Meta(description="The memory to send as `hidden` in the next step.")
     ]
     q_values: Annotated[
         list[float] | None, Meta(description="The value of each action, available or not.")
@@ -93,27 +98,27 @@ async def act_many(service: AgentService, request: TeamRequest, caller: Caller) 
     acts = []
     for place, row in enumerate(request.rows):
         try:
-            acts.append(_act(row, model, version))
+            acts.append(_act(row, model, version, service.seals_memory))
         except ServingError as error:
             raise in_row(place, error) from None
     answered, results = await service.act_many(acts, "rest_team", caller=caller)
     want_q_values = "q_values" in request.want
-    rows = [_answer(result, want_q_values) for result in results]
+    rows = [_answer(result, want_q_values, service.seals_memory) for result in results]
     return TeamAnswer(answered.name, answered.version, rows)
 
 
-def _act(row: TeamRow, model: str, version: int) -> Act:
+def _act(row: TeamRow, model: str, version: int, sealed: bool) -> Act:
     return Act(
         row.agent_id,
         pack_floats("obs", row.obs),
         pack_mask(row.avail_actions),
         row.last_action,
-        b"" if row.hidden is None else pack_memory(row.hidden),
+        pack_memory(row.hidden, sealed),
         model,
         version,
     )
 
 
-def _answer(result: StepResult, want_q_values: bool) -> TeamRowAnswer:
+def _answer(result: StepResult, want_q_values: bool, sealed: bool) -> TeamRowAnswer:
     q_values = unpack_floats(result.q_values) if want_q_values else None
-    return TeamRowAnswer(result.action, unpack_floats(result.next_hidden), q_values)
+    return TeamRowAnswer(result.action, unpack_memory(result.next_hidden, sealed), q_values)

@@ -9,23 +9,28 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import structlog
 import typer
+import uvicorn
 import uvloop
 from pydantic import ValidationError
 
 from serving.access import Access, check_exposure, open_access
+from serving.admin_api import ADMIN_HOST, create_admin_app
 from serving.check import Finding, check
+from serving.device import check_device
 from serving.grpc_api import GrpcApi
 from serving.http_server import http_server
 from serving.key_command import key_app
 from serving.logs import configure_logging
+from serving.memory_keys import MemoryKeyFile, open_memory_keys
 from serving.metrics import Metrics
+from serving.model_control import ModelControl
 from serving.repository import Repository
 from serving.rest_api import RestApi
 from serving.rest_front import RestFront
@@ -36,7 +41,13 @@ from serving.tls import Tls, open_tls
 from serving.traces import TracedService
 from serving.watched import watch
 
+if TYPE_CHECKING:
+    from serving.sealing import Sealer
+
 log = structlog.get_logger("serving")
+
+_WATCH_KEYS_S = 1.0
+_SWEEP_S = 1.0
 
 
 def check_engine() -> None:
@@ -76,14 +87,21 @@ async def serve(settings: Settings) -> None:
         )
     for model in repository.models():
         log.info("model loaded", model=model.name, version=model.version, provider=model.provider)
-    service = _service(repository, settings)
+    memory_keys = open_memory_keys(settings)
+    sealer = None if memory_keys is None else _sealer(memory_keys)
+    service = _service(repository, settings, sealer)
     if tls is not None:
         service.metrics.not_after = lambda: tls.watched.value.not_after
-    sessions = Sessions(settings.max_sessions, settings.session_ttl_s)
+    control = ModelControl(service)
+    sessions = Sessions(
+        settings.max_sessions,
+        settings.session_ttl_s,
+        client_cap=settings.max_client_sessions,
+    )
     api = RestApi(service, sessions, settings.max_body_bytes)
     traced = settings.traces != "none"
     rest = http_server(RestFront(api, access, count=api.count_error, traced=traced), settings, tls)
-    listener = _listen(settings.host, settings.http_port)
+    listener = _listen(settings.host, settings.http_port, "REST")
     rpc = _grpc_api(service, settings, access, tls)
     # What is loaded by now stays: the collector need not look at it again.
     gc.collect()
@@ -92,17 +110,23 @@ async def serve(settings: Settings) -> None:
     serving = asyncio.create_task(rest.serve(sockets=[listener]))
     while not rest.started and not serving.done():
         await asyncio.sleep(0.001)
+    admin = await _open_admin(control, settings, access, tls)
     log.info(
         "ready",
         rest=f"{'https' if tls else 'http'}://{_address(settings.host, listener.getsockname()[1])}",
         grpc=f"{'grpcs' if tls else 'grpc'}://{_address(settings.host, rpc.port)}",
         models=[f"{model.name}/{model.version}" for model in repository.models()],
+        providers=sorted({model.provider for model in repository.models()}),
         start_s=round(time.perf_counter() - start, 3),
+        **({"admin": admin.url} if admin else {}),
     )
     watched = [*(access.watched if access else ()), *([tls.watched] if tls else ())]
     watching = asyncio.create_task(watch(watched))
-    await stop.wait()
+    async with _watched(memory_keys), _kept_up(control, sessions, settings):
+        await stop.wait()
     log.info("draining")
+    if admin:
+        await admin.close()
     await _drain(service, rpc, settings)
     rest.should_exit = True
     await asyncio.gather(rpc.stop(settings.grace_s), serving)
@@ -112,10 +136,79 @@ async def serve(settings: Settings) -> None:
     log.info("stopped")
 
 
-def _service(repository: Repository, settings: Settings) -> AgentService:
+def _service(repository: Repository, settings: Settings, sealer: Sealer | None) -> AgentService:
     """Raises: SetupError"""
     kind = AgentService if settings.traces == "none" else TracedService
-    return kind(repository, Metrics(), settings)
+    return kind(repository, Metrics(), settings, sealer)
+
+
+def _sealer(keys: MemoryKeyFile) -> Sealer:
+    from serving.sealing import Sealer  # its library takes time to load: only where it is used
+
+    return Sealer(keys)
+
+
+@contextlib.asynccontextmanager
+async def _watched(keys: MemoryKeyFile | None) -> AsyncIterator[None]:
+    """Within, the keys are read again when their file changes, and at once on SIGHUP."""
+    if keys is None:
+        yield
+        return
+
+    async def watch() -> None:
+        while True:
+            await asyncio.sleep(_WATCH_KEYS_S)
+            keys.reload_if_changed()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, keys.reload)
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        watching.cancel()
+
+
+@contextlib.asynccontextmanager
+async def _kept_up(
+    control: ModelControl, sessions: Sessions, settings: Settings
+) -> AsyncIterator[None]:
+    """Within, finished models leave, and new ones are looked for if that is wished."""
+    tasks = [asyncio.create_task(control.sweep(_SWEEP_S, sessions.expire))]
+    if settings.watch_models_s:
+        tasks.append(asyncio.create_task(control.watch(settings.watch_models_s)))
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+class _Admin(NamedTuple):
+    """The open admin door."""
+
+    url: str
+    server: uvicorn.Server
+    serving: asyncio.Task[None]
+
+    async def close(self) -> None:
+        self.server.should_exit = True
+        await self.serving
+
+
+async def _open_admin(
+    control: ModelControl, settings: Settings, access: Access | None, tls: Tls | None
+) -> _Admin | None:
+    """Raises: SetupError"""
+    if settings.admin_port is None:
+        return None
+    listener = _listen(ADMIN_HOST, settings.admin_port, "admin")
+    front = RestFront(create_admin_app(control), access, needs=lambda _: "admin")
+    server = http_server(front, settings, tls)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    while not server.started and not serving.done():
+        await asyncio.sleep(0.001)
+    address = _address(ADMIN_HOST, listener.getsockname()[1])
+    return _Admin(f"{'https' if tls else 'http'}://{address}", server, serving)
 
 
 async def _drain(service: AgentService, rpc: GrpcApi, settings: Settings) -> None:
@@ -159,14 +252,15 @@ def _grpc_api(
         ) from error
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, door: str) -> socket.socket:
     """A listening socket. Raises: SetupError"""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
+        flag = "--http-port" if door == "REST" else "UNMIX_ADMIN_PORT"
         raise SetupError(
-            f"REST port {port}: {error.strerror}", "name a free port with --http-port"
+            f"{door} port {port}: {error.strerror}", f"name a free port with {flag}"
         ) from error
 
 
@@ -245,6 +339,7 @@ def command(
         check_engine()
         settings = Settings(**given)
         configure_logging(settings)
+        check_device(settings.device)
         uvloop.run(serve(settings))
     except ValidationError as error:
         for fault in _faults(error):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from serving.agent_model import AgentModel, BadRow, Row, StepResult
 from serving.batcher import Batcher, Caller, Results
@@ -18,9 +18,13 @@ from serving.errors import (
     ShuttingDown,
     in_row,
 )
+from serving.memory import Memory
 from serving.metrics import Door, Metrics, error_code
 from serving.repository import Repository
 from serving.settings import Settings
+
+if TYPE_CHECKING:  # not on every machine that serves: only sealed memory needs its library
+    from serving.sealing import Sealer
 
 NO_ACTION = -1
 """`last_action` at an episode's first step."""
@@ -37,9 +41,9 @@ class Act(NamedTuple):
     avail_actions: bytes
     """bool [U], one byte each."""
     last_action: int | None = None
-    """None at the first step, where `hidden` is empty."""
+    """None at the first step, where `hidden` is empty, and where the seal holds it."""
     hidden: bytes = b""
-    """float32 [H], little-endian; empty at the first step."""
+    """float32 [H], little-endian, or its seal; empty at the first step."""
     model: str = ""
     """Empty: the only model there is."""
     version: int = 0
@@ -52,14 +56,19 @@ class Episode:
     It keeps the model version that it began with, whatever is loaded later.
     """
 
-    __slots__ = ("agent_id", "busy", "hidden", "last_action", "model")
+    __slots__ = ("agent_id", "busy", "memory", "model")
 
-    def __init__(self, model: AgentModel, agent_id: int, hidden: bytes, last_action: int) -> None:
+    def __init__(self, model: AgentModel, agent_id: int, memory: Memory) -> None:
         self.model = model
         self.agent_id = agent_id
-        self.hidden = hidden
-        self.last_action = last_action
+        self.memory = memory
         self.busy = False
+        model.n_episodes += 1
+
+    def __del__(self) -> None:
+        # An episode ends in many ways (its stream closes, its session expires, a reset replaces
+        # it), which all come to this: nobody holds it any more.
+        self.model.n_episodes -= 1
 
 
 class Step(NamedTuple):
@@ -77,11 +86,19 @@ class Step(NamedTuple):
 class AgentService:
     """Steps agents. Every method is called on the event loop it was made on."""
 
-    def __init__(self, repository: Repository, metrics: Metrics, settings: Settings) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        metrics: Metrics,
+        settings: Settings,
+        sealer: Sealer | None = None,
+    ) -> None:
+        """With a sealer, every memory that leaves or comes in is under seal."""
         self.repository = repository
         self.metrics = metrics
         metrics.n_refused = lambda: sum(not status.model for status in repository.statuses())
         self._settings = settings
+        self._sealer = sealer
         self._batchers: dict[AgentModel, Batcher] = {}
         self._draining = False
         self._in_flight = 0
@@ -105,10 +122,11 @@ class AgentService:
         Raises:
             ServingError: of every kind but MalformedRequest, RequestTooLarge and the sessions'.
         """
-        model = self.repository.resolve(request.model, request.version)
-        row = self._carried_row(model, request)
+        model = self.repository.resolve(request.model, request.version, bool(request.hidden))
+        model.last_carried = time.monotonic()
+        row, step = self._carried_row(model, request)
         (result,) = await self._run([(model, [row])], door, timeout_s, caller)
-        return model, result
+        return model, self._leaving(model, request.agent_id, result, step)
 
     async def act_many(
         self,
@@ -127,14 +145,22 @@ class AgentService:
             ServingError: as `act`; one row's fault names the row.
         """
         self.check_rows(len(requests))
-        model = self.repository.resolve(requests[0].model, requests[0].version)
-        rows = []
+        begun = all(request.hidden for request in requests)
+        model = self.repository.resolve(requests[0].model, requests[0].version, begun)
+        model.last_carried = time.monotonic()
+        rows, steps = [], []
         for place, request in enumerate(requests):
             try:
-                rows.append(self._carried_row(model, request))
+                row, step = self._carried_row(model, request)
             except ServingError as error:
                 raise in_row(place, error) from None
-        return model, await self._run([(model, rows)], door, timeout_s, caller, many=True)
+            rows.append(row)
+            steps.append(step)
+        results = await self._run([(model, rows)], door, timeout_s, caller, many=True)
+        return model, [
+            self._leaving(model, request.agent_id, result, step)
+            for request, result, step in zip(requests, results, steps, strict=True)
+        ]
 
     def check_rows(self, n: int) -> None:
         """Raises: InvalidRequest if there are none, RequestTooLarge if there are too many."""
@@ -157,15 +183,10 @@ class AgentService:
         Arguments as in `Act`. Raises: ShuttingDown, InvalidRequest, NotFound, ModelNotReady.
         """
         self.check_accepting()
-        found = self.repository.resolve(model, version)
-        _check_memory(found, agent_id, hidden, last_action)
-        _check_last_action(found, NO_ACTION if last_action is None else last_action)
-        return Episode(
-            found,
-            agent_id,
-            hidden or found.first_hidden,
-            NO_ACTION if last_action is None else last_action,
-        )
+        found = self.repository.resolve(model, version, bool(hidden))
+        memory = self._memory(found, agent_id, hidden, last_action)
+        _check_last_action(found, memory.last_action)
+        return Episode(found, agent_id, memory)
 
     async def step(
         self,
@@ -192,8 +213,33 @@ class AgentService:
             (result,) = await self._run([(episode.model, [row])], door, timeout_s, caller)
         finally:
             episode.busy = False
-        episode.hidden, episode.last_action = result.next_hidden, result.action
-        return result
+        return self._remember(episode, result)
+
+    @property
+    def seals_memory(self) -> bool:
+        """Whether carried memories are sealed tokens rather than float32 [H]."""
+        return self._sealer is not None
+
+    def add_model(self, model: AgentModel) -> None:
+        """Make room for a model that the repository has installed."""
+        self._batcher(model)
+
+    def drop_finished(self) -> list[AgentModel]:
+        """Let the retiring models go whose last episode has ended; returns them.
+
+        An episode whose memory the caller carries counts as ended when no caller of its model has
+        asked for as long as a session may stay idle.
+        """
+        too_old = time.monotonic() - self._settings.session_ttl_s
+        finished = [
+            model
+            for model in self.repository.retiring()
+            if not model.n_episodes and model.last_carried < too_old
+        ]
+        for model in finished:
+            self.repository.forget(model)
+            self.metrics.models.remove(self._batchers.pop(model).metrics)
+        return finished
 
     async def step_many(
         self,
@@ -230,9 +276,10 @@ class AgentService:
         if len(runs) > 1:
             places = [place for its_rows in rows.values() for place in its_rows]
             results = [result for _, result in sorted(zip(places, results, strict=True))]
-        for step, result in zip(steps, results, strict=True):
-            step.episode.hidden, step.episode.last_action = result.next_hidden, result.action
-        return results
+        return [
+            self._remember(step.episode, result)
+            for step, result in zip(steps, results, strict=True)
+        ]
 
     @property
     def ready(self) -> bool:
@@ -298,30 +345,51 @@ class AgentService:
             self.metrics.models.append(batcher.metrics)
         return batcher
 
-    def _carried_row(self, model: AgentModel, request: Act) -> Row:
-        last_action = request.last_action
-        _check_memory(model, request.agent_id, request.hidden, last_action)
-        return self._row(
-            model,
-            request.agent_id,
-            request.obs,
-            request.avail_actions,
-            NO_ACTION if last_action is None else last_action,
-            request.hidden or model.first_hidden,
-        )
+    def _carried_row(self, model: AgentModel, request: Act) -> tuple[Row, int]:
+        """The row, and how many steps will lie behind its result."""
+        memory = self._memory(model, request.agent_id, request.hidden, request.last_action)
+        row = self._row(model, request.agent_id, request.obs, request.avail_actions, memory)
+        return row, memory.step + 1
 
     def _held_row(self, step: Step) -> Row:
-        episode, last_action = step.episode, step.last_action
+        episode, memory = step.episode, step.episode.memory
         if episode.busy:
             raise SessionBusy("the session's previous step is still running")
-        return self._row(
-            episode.model,
-            episode.agent_id,
-            step.obs,
-            step.avail_actions,
-            episode.last_action if last_action is None else last_action,
-            episode.hidden,
-        )
+        if step.last_action is not None:
+            memory = memory._replace(last_action=step.last_action)
+        return self._row(episode.model, episode.agent_id, step.obs, step.avail_actions, memory)
+
+    def _remember(self, episode: Episode, result: StepResult) -> StepResult:
+        """Keep what the episode's step has led to; returns the result as it may leave."""
+        step = episode.memory.step + 1
+        episode.memory = Memory(result.next_hidden, result.action, step)
+        return self._leaving(episode.model, episode.agent_id, result, step)
+
+    def _memory(
+        self, model: AgentModel, agent_id: int, hidden: bytes, last_action: int | None
+    ) -> Memory:
+        """The memory that a caller has sent. Raises: AgentNotFound, InvalidRequest"""
+        if not 0 <= agent_id < model.n_agents:
+            raise AgentNotFound(f"{model.label} has agents 0 to {model.n_agents - 1}")
+        if not hidden:
+            return Memory(model.first_hidden, NO_ACTION if last_action is None else last_action, 0)
+        if self._sealer is None:
+            return _plain_memory(model, hidden, last_action)
+        memory = self._sealer.open(model, agent_id, hidden)
+        # What the unit really did, if not what it was answered; as in a held episode.
+        return memory if last_action is None else memory._replace(last_action=last_action)
+
+    def _leaving(
+        self, model: AgentModel, agent_id: int, result: StepResult, step: int
+    ) -> StepResult:
+        """The result as it may leave the service: with its memory under seal, where there is one.
+
+        Sealed here, even if nobody has asked for the memory, so that no door can forget to.
+        """
+        if self._sealer is None:
+            return result
+        memory = Memory(result.next_hidden, result.action, step)
+        return result._replace(next_hidden=self._sealer.seal(model, agent_id, memory))
 
     def _row(
         self,
@@ -329,8 +397,7 @@ class AgentService:
         agent_id: int,
         obs: bytes,
         avail_actions: bytes,
-        last_action: int,
-        hidden: bytes,
+        memory: Memory,
     ) -> Row:
         """Check everything about a row but whether its numbers are finite, which the model does
         for a whole batch at once."""
@@ -349,8 +416,8 @@ class AgentService:
             raise InvalidRequest("avail_actions", "avail_actions has values other than 0 and 1")
         if 1 not in avail_actions:
             raise InvalidRequest("avail_actions", "avail_actions leaves no action to take")
-        _check_last_action(model, last_action)
-        return Row(obs, avail_actions, last_action, agent_id, hidden)
+        _check_last_action(model, memory.last_action)
+        return Row(obs, avail_actions, memory.last_action, agent_id, memory.hidden)
 
 
 def _good(results: Results, many: bool) -> list[StepResult]:
@@ -373,11 +440,7 @@ def _check_last_action(model: AgentModel, last_action: int) -> None:
         )
 
 
-def _check_memory(model: AgentModel, agent_id: int, hidden: bytes, last_action: int | None) -> None:
-    if not 0 <= agent_id < model.n_agents:
-        raise AgentNotFound(f"{model.label} has agents 0 to {model.n_agents - 1}")
-    if not hidden:
-        return
+def _plain_memory(model: AgentModel, hidden: bytes, last_action: int | None) -> Memory:
     if len(hidden) != model.hidden_bytes:
         raise InvalidRequest(
             "hidden",
@@ -387,3 +450,4 @@ def _check_memory(model: AgentModel, agent_id: int, hidden: bytes, last_action: 
         raise InvalidRequest(
             "last_action", f"last_action is needed with hidden ({NO_ACTION} if there was none)"
         )
+    return Memory(hidden, last_action, step=0)

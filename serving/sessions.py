@@ -4,71 +4,105 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
+from typing import NamedTuple
 
 from serving.errors import Overloaded, SessionNotFound
 from serving.service import Episode
 
 
-class Sessions:
-    """At most `cap` episodes; one that has not been asked for in `ttl_s` seconds is forgotten."""
+class _Session(NamedTuple):
+    episode: Episode
+    last_used: float
+    client: str
 
-    def __init__(self, cap: int, ttl_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+
+class Sessions:
+    """At most `cap` episodes, `client_cap` of one client; one that has not been asked for in
+    `ttl_s` seconds is forgotten.
+
+    A full store refuses and never pushes out: whoever floods it must not cost others their memory.
+    """
+
+    def __init__(
+        self,
+        cap: int,
+        ttl_s: float,
+        clock: Callable[[], float] = time.monotonic,
+        client_cap: int | None = None,
+    ) -> None:
         self._cap = cap
+        self._client_cap = cap if client_cap is None else client_cap
         self.ttl_s = ttl_s
         self._clock = clock
         # In order of last use, so that the expired ones are always at the front.
-        self._episodes: OrderedDict[str, tuple[Episode, float]] = OrderedDict()
+        self._sessions: OrderedDict[str, _Session] = OrderedDict()
+        self._by_client: Counter[str] = Counter()
 
     def __len__(self) -> int:
-        self._expire()
-        return len(self._episodes)
+        self.expire()
+        return len(self._sessions)
 
-    def open(self, episode: Episode) -> str:
+    def open(self, episode: Episode, client: str = "") -> str:
         """Hold an episode; returns the session's id, which is its only key.
 
+        Args:
+            client: whoever counts as one for `client_cap`.
+
         Raises:
-            Overloaded: there are as many sessions as there may be.
+            Overloaded: there are as many sessions as there may be, or as the client may have.
         """
-        self._expire()
-        if len(self._episodes) >= self._cap:
+        self.expire()
+        if len(self._sessions) >= self._cap:
             raise Overloaded(
                 f"{self._cap} sessions are open, which is the limit", self._seconds_to_next()
             )
+        if self._by_client[client] >= self._client_cap:
+            raise Overloaded(
+                f"you have {self._client_cap} sessions open, which is the limit for one client"
+            )
         session = secrets.token_urlsafe(16)
-        self._episodes[session] = (episode, self._clock())
+        self._sessions[session] = _Session(episode, self._clock(), client)
+        self._by_client[client] += 1
         return session
 
     def get(self, session: str) -> Episode:
         """The episode, whose time starts anew. Raises: SessionNotFound"""
-        self._expire()
-        found = self._episodes.get(session)
+        self.expire()
+        found = self._sessions.get(session)
         if found is None:
             raise SessionNotFound("no such session: never opened, closed, or expired")
-        self._episodes[session] = (found[0], self._clock())
-        self._episodes.move_to_end(session)
-        return found[0]
+        self._sessions[session] = found._replace(last_used=self._clock())
+        self._sessions.move_to_end(session)
+        return found.episode
 
     def replace(self, session: str, episode: Episode) -> None:
         """Let the session go on with another episode. Raises: SessionNotFound"""
         self.get(session)
-        self._episodes[session] = (episode, self._clock())
+        self._sessions[session] = self._sessions[session]._replace(episode=episode)
 
     def close(self, session: str) -> None:
         """Forget the session. Raises: SessionNotFound"""
         self.get(session)
-        del self._episodes[session]
+        self._forget(session)
 
-    def _expire(self) -> None:
+    def expire(self) -> None:
+        """Forget what has been left alone; every other method does so first."""
         limit = self._clock() - self.ttl_s
-        while self._episodes:
-            session, (_, last_used) = next(iter(self._episodes.items()))
-            if last_used > limit:
+        while self._sessions:
+            session = next(iter(self._sessions))
+            if self._sessions[session].last_used > limit:
                 break
-            del self._episodes[session]
+            self._forget(session)
+
+    def _forget(self, session: str) -> None:
+        client = self._sessions.pop(session).client
+        self._by_client[client] -= 1
+        if not self._by_client[client]:
+            del self._by_client[client]
 
     def _seconds_to_next(self) -> int:
         """When a place will be free at the latest, unless its session is used again."""
-        _, last_used = next(iter(self._episodes.values()))
-        return max(1, int(last_used + self.ttl_s - self._clock()) + 1)
+        first = next(iter(self._sessions.values()))
+        return max(1, int(first.last_used + self.ttl_s - self._clock()) + 1)

@@ -33,6 +33,13 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address that both doors listen on.")
     http_port: int = Field(8000, ge=0, le=65535, description="Port of the REST door; 0: any free.")
     grpc_port: int = Field(50051, ge=0, le=65535, description="Port of the gRPC door; 0: any free.")
+    admin_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port of the admin door, on 127.0.0.1 alone; 0: any free. Without it there is "
+        "no such door.",
+    )
     device: Literal["cpu", "cuda"] = Field("cpu", description="Where the models run.")
 
     insecure: bool = Field(
@@ -61,6 +68,12 @@ class Settings(BaseSettings):
         100, ge=1, description="Requests that a caller who has been quiet may make at once."
     )
 
+    watch_models_s: float = Field(
+        0.0,
+        ge=0,
+        description="Seconds between two looks for new versions in the models' folder; 0: none.",
+    )
+
     max_batch: int = Field(512, ge=1, le=65536, description="Rows in one run of a model, at most.")
     max_rows: int = Field(
         512, ge=1, description="Rows in one message, at most; never more than max_queue."
@@ -86,11 +99,23 @@ class Settings(BaseSettings):
     )
 
     max_sessions: int = Field(10_000, ge=1, description="REST sessions held at a time.")
+    max_client_sessions: int = Field(
+        2_000,
+        ge=1,
+        description="REST sessions that one client address may hold; raise it where all callers "
+        "come through one proxy.",
+    )
     session_ttl_s: float = Field(
         600.0, gt=0, description="Seconds after its last step that a session is forgotten."
     )
     max_streams: int = Field(
         10_000, ge=1, description="Units that gRPC streams hold at a time, one or many a stream."
+    )
+
+    memory_keys: Path | None = Field(
+        None,
+        description="File of keys that seal carried memory, an id and a base64 key a line; the "
+        "first seals, all open.",
     )
 
     drain_delay_s: float = Field(

@@ -190,3 +190,9 @@ def write_model(folder: Path, graph: Serializable, manifest: dict[str, Any]) -> 
         for name, data in files.items()
     }
     (folder / "manifest.json").write_text(json.dumps(manifest | {"files": described}))
+
+
+def write_digest(folder: Path) -> None:
+    """Write the manifest's hash beside it, as export does."""
+    digest = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
+    (folder / "manifest.json.sha256").write_text(f"{digest}  manifest.json\n")

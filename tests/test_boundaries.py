@@ -51,7 +51,8 @@ def test_training_uses_only_the_client_of_serving() -> None:
 def test_the_client_needs_the_base_install_alone() -> None:
     generated = [path for path in SERVING if "pb" in path.parts]
     base = {"grpc", "google", "numpy", "serving"} | set(sys.stdlib_module_names)
-    clients = [ROOT / "serving" / name for name in ("client.py", "client_team.py")]
+    clients = sorted((ROOT / "serving").glob("client*.py"))
+    assert len(clients) == 4
     for path in [*clients, ROOT / "serving" / "__init__.py", *generated]:
         assert packages(path) <= base, path
     ours = {name for path in clients for name in imported(path) if name.startswith("serving")}
@@ -67,7 +68,8 @@ def test_the_core_knows_no_door() -> None:
     doors = {"fastapi", "starlette", "uvicorn", "grpc", "http", "httptools", "msgspec", "typer"}
     for name in ("errors", "manifest", "repository", "agent_model", "batcher", "service",
                  "sessions", "metrics", "settings", "access", "keys", "tokens", "rates", "watched",
-                 "request_ids"):  # fmt: skip
+                 "request_ids", "memory", "memory_keys", "sealing", "model_control",
+                 "device"):  # fmt: skip
         path = ROOT / "serving" / f"{name}.py"
         assert not packages(path) & doors, path
         inner = {module.split(".")[1] for module in imported(path) if module.startswith("serving.")}
@@ -151,6 +153,7 @@ def test_the_client_imports_with_the_base_install_alone(torchless: Path, tmp_pat
         " 'google.rpc'):\n"
         "    sys.modules[name] = None\n"
         "import serving.client\n"
+        "import serving.client_resuming\n"
         "print(serving.client.__file__)\n"
     )
     where = run([str(torchless), "-I", "-c", code]).strip()

@@ -120,7 +120,11 @@ def export_agent(
         },
     }
     golden = {"tolerance": TOLERANCE, "rows": parity.golden_rows}
-    files["manifest.json"] = _manifest_text(manifest, golden).encode()
+    text = _manifest_text(manifest, golden).encode()
+    files["manifest.json"] = text
+    # The one file that the manifest cannot describe; `sha256sum -c` reads this too.
+    digest = f"{hashlib.sha256(text).hexdigest()}  manifest.json\n"
+    files["manifest.json.sha256"] = digest.encode()
     return publish(files, triton_config(summary).encode(), folder, summary["version"])
 
 

@@ -28,13 +28,16 @@ class RunningServer:
         settings: Mapping[str, Any] | None = None,
         python: str = sys.executable,
         cwd: Path | None = None,
+        ports: tuple[int, int] = (0, 0),
     ) -> None:
+        """With the REST and the gRPC door at these ports; 0: any free."""
         hidden = ("UNMIX_", "PYTHONPATH") if cwd else ("UNMIX_",)
         clean = {name: it for name, it in os.environ.items() if not name.startswith(hidden)}
         given = {f"UNMIX_{name.upper()}": str(value) for name, value in (settings or {}).items()}
         command = [python, "-m", "serving.server", "--models", str(models)]
+        arguments = ["--http-port", str(ports[0]), "--grpc-port", str(ports[1])]
         self.process = subprocess.Popen(
-            [*command, "--http-port", "0", "--grpc-port", "0", "--log-format", "json"],
+            [*command, *arguments, "--log-format", "json"],
             stderr=subprocess.PIPE,
             text=True,
             env=clean | given | {"OMP_NUM_THREADS": "1"},
@@ -42,7 +45,7 @@ class RunningServer:
         )
         self.log: list[str] = []
         self._ready = threading.Event()
-        self.rest = self.grpc = ""
+        self.rest = self.grpc = self.admin = ""
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -53,6 +56,7 @@ class RunningServer:
             event = json.loads(line) if line.startswith("{") else {}
             if event.get("event") == "ready":
                 self.rest = event["rest"]
+                self.admin = event.get("admin", "")
                 self.grpc = event["grpc"].rpartition("//")[2]
                 self._ready.set()
         self._ready.set()
@@ -74,6 +78,11 @@ class RunningServer:
         log = "".join(self.log)
         assert code == 0, log
         assert "Traceback" not in log, log
+
+    def kill(self) -> None:
+        """SIGKILL: no farewell. `stop` still has to be called."""
+        self.process.kill()
+        self.process.wait(START_S)
 
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)

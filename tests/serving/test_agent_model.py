@@ -110,7 +110,9 @@ class _CountingSession:
         self._by_place = by_place
         self.sizes: list[int] = []
 
-    def run(self, outputs: list[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+    def run(
+        self, outputs: list[str], feed: dict[str, np.ndarray], options: object = None
+    ) -> list[np.ndarray]:
         n = len(feed["obs"])
         self.sizes.append(n)
         action, q_values, next_hidden = self._session.run(outputs, feed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import socket
@@ -60,7 +61,9 @@ def setup(tmp_path: Path, models: Path) -> Iterator[Setup]:
 
 
 def test_a_good_set_up_passes(setup: Setup) -> None:
-    findings = list(check(setup.settings()))
+    memory_keys = setup.folder / "memory.keys"
+    memory_keys.write_text(f"one {base64.b64encode(bytes(32)).decode()}\n")
+    findings = list(check(setup.settings(memory_keys=memory_keys, admin_port=0)))
     assert all(finding.good for finding in findings), findings
     text = "\n".join(finding.line() for finding in findings)
     for words in (
@@ -69,6 +72,9 @@ def test_a_good_set_up_passes(setup: Setup) -> None:
         f"jwks: {setup.jwks} holds 2",
         "fits its key, 1 days left: renew it soon",
         "http_port: any is free",
+        "admin_port: any is free",
+        f"memory_keys: {memory_keys} holds 1",
+        "device: cpu runs models",
         "models: tiny/1 loads and repeats its golden steps on CPUExecutionProvider",
     ):
         assert words in text
@@ -110,6 +116,23 @@ def _bad_keys(setup: Setup) -> dict[str, Any]:
     return {}
 
 
+def _bad_memory_keys(setup: Setup) -> dict[str, Any]:
+    file = setup.folder / "memory.keys"
+    file.write_text("one c2VjcmV0\n")
+    return {"memory_keys": file}
+
+
+def _taken_admin_port(setup: Setup) -> dict[str, Any]:
+    setup.taken = socket.create_server(("127.0.0.1", 0))
+    return {"admin_port": setup.taken.getsockname()[1]}
+
+
+def _one_port_with_admin(_: Setup) -> dict[str, Any]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    return {"http_port": port, "admin_port": port}
+
+
 def _bad_jwks(setup: Setup) -> dict[str, Any]:
     setup.jwks.write_text('{"keys": [{"kty": "oct", "kid": "a", "k": "c2VjcmV0"}]}')
     return {}
@@ -131,6 +154,9 @@ BROKEN: dict[str, tuple[Callable[[Setup], dict[str, Any]], str]] = {
     "half": (lambda _: {"tls_key": None}, "tls_key: missing"),
     "taken port": (_taken_port, "cannot be listened on (Address already in use)"),
     "one port": (lambda _: {"http_port": 7, "grpc_port": 7}, "grpc_port: is that of REST"),
+    "taken admin port": (_taken_admin_port, "on 127.0.0.1 cannot be listened on (Address alr"),
+    "one port with admin": (_one_port_with_admin, "admin_port: is that of another door"),
+    "bad memory keys": (_bad_memory_keys, "line 1: the key has 6 bytes; it takes 32"),
     "no such address": (lambda _: {"host": "192.0.2.1"}, "http_port: 0 on 192.0.2.1 cannot be"),
     "no models": (lambda s: {"models": s.folder}, "models: none in"),
     "broken model": (_broken_model, "models: tiny/2 is refused: model.onnx is not the file"),

@@ -353,3 +353,30 @@ for url in {json.dumps(list(urls.values()))}:
     )
     assert (ended.returncode, ended.stderr) == (0, "")
     assert len(set(ended.stdout.splitlines())) == 1
+
+
+def test_threads_that_begin_at_the_same_time_share_one_loop(urls: dict[str, str]) -> None:
+    code = f"""
+import threading
+from serving.client import Unit
+barrier = threading.Barrier(8)
+def play():
+    barrier.wait()
+    with Unit({urls["grpc"]!r}, 0) as unit:
+        print(unit.act([0.5] * 7, [True] * 5))
+threads = [threading.Thread(target=play) for _ in range(8)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+print(sum(thread.name == "unmix-client" for thread in threading.enumerate()), "loop")
+"""
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=os.environ | {"PYTHONPATH": os.getcwd()},
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    *actions, loops = ended.stdout.splitlines()
+    assert (len(actions), len(set(actions)), loops) == (8, 1, "1 loop")

@@ -7,6 +7,7 @@ import re
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -439,3 +440,16 @@ def test_every_error_has_a_status_of_its_own_kind() -> None:
 
     assert all(400 <= status < 600 for status in STATUS.values())
     assert all(issubclass(kind, ServingError) for kind in STATUS)
+
+
+def test_one_client_cannot_take_all_sessions(models: Path) -> None:
+    with (
+        RunningServer(models, {"max_client_sessions": 2}) as running,
+        httpx.Client(base_url=running.rest, trust_env=False) as client,
+    ):
+        opened = [client.post("/sessions", json={"agent_id": 0}) for _ in range(3)]
+        assert [answer.status_code for answer in opened] == [201, 201, 429]
+        assert "limit for one client" in opened[2].json()["detail"]
+        assert opened[2].headers["retry-after"] == "1"
+        client.delete(f"/sessions/{opened[0].json()['session']}")
+        assert client.post("/sessions", json={"agent_id": 0}).status_code == 201

@@ -93,7 +93,10 @@ def test_a_repository_of_broken_models_only_is_no_start(tmp_path: Path) -> None:
 def test_a_gpu_that_is_not_there_is_no_start(models: Path) -> None:
     ended = run("--models", str(models), "--device", "cuda")
     assert ended.returncode == 1
-    assert "serve-gpu" in ended.stderr
+    assert "cannot start: device cuda: " in ended.stderr
+    assert "pip install 'unmix[serve-gpu]'" in ended.stderr
+    assert "--device cpu" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_a_taken_port_is_no_start(server: RunningServer, models: Path) -> None:
@@ -129,6 +132,7 @@ def test_the_start_says_which_provider_runs_which_model(server: RunningServer) -
     assert (loaded["model"], loaded["version"]) == ("tiny", 1)
     assert loaded["provider"] == "CPUExecutionProvider"
     assert events["ready"]["models"] == ["tiny/1"]
+    assert events["ready"]["providers"] == ["CPUExecutionProvider"]
 
 
 def test_sigterm_turns_away_finishes_and_exits_0(models: Path) -> None:

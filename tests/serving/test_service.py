@@ -23,6 +23,7 @@ from serving.errors import (
     SessionBusy,
     ShuttingDown,
 )
+from serving.memory import Memory
 from serving.metrics import Metrics
 from serving.repository import Repository
 from serving.service import Act, AgentService, Step
@@ -251,7 +252,7 @@ async def test_held_episodes_of_two_models_step_together_and_in_order(
             [Step(episode, OBS, MASK) for episode in episodes], "grpc_team"
         )
         assert together == [await service.step(twin, OBS, MASK, "grpc_stream") for twin in twins]
-    assert [episode.hidden for episode in episodes] == [twin.hidden for twin in twins]
+    assert [episode.memory for episode in episodes] == [twin.memory for twin in twins]
     assert together[0] != together[1]
 
 
@@ -264,7 +265,7 @@ async def test_one_bad_row_leaves_every_memory_as_it_was(service: AgentService) 
         await service.step_many(steps, "grpc_team")
     assert caught.value.field == "rows[2].obs"
     for episode in episodes:
-        assert (episode.hidden, episode.last_action, episode.busy) == (bytes(24), -1, False)
+        assert (episode.memory, episode.busy) == (Memory(bytes(24), -1, 0), False)
     assert service.metrics.requests["grpc_team", "ok"] == 0
 
 
@@ -275,7 +276,7 @@ async def test_a_busy_episode_refuses_the_whole_message(service: AgentService) -
     with pytest.raises(SessionBusy, match=r"rows\[1\]"):
         await service.step_many([Step(other, OBS, MASK), Step(busy, OBS, MASK)], "grpc_team")
     await running
-    assert other.last_action == -1
+    assert other.memory.last_action == -1
     assert len(await service.step_many([Step(busy, OBS, MASK)], "grpc_team")) == 1
 
 

@@ -115,7 +115,8 @@ def test_what_is_written(tmp_path: Path) -> None:
     models = tmp_path / "models"
     folder = do_export(models, curve=tmp_path / "curve.png")
     assert folder == models / "small" / "1"
-    names = {"model.onnx", "manifest.json", "MODEL_CARD.md", "curve.png"}
+    digest = "manifest.json.sha256"
+    names = {"model.onnx", "manifest.json", digest, "MODEL_CARD.md", "curve.png"}
     assert everything_in(models) == {
         "small",
         "small/config.pbtxt",
@@ -123,7 +124,9 @@ def test_what_is_written(tmp_path: Path) -> None:
         *(f"small/1/{name}" for name in names),
     }
     manifest = parse_manifest((folder / "manifest.json").read_bytes())
-    assert set(manifest.files) == names - {"manifest.json"}
+    assert set(manifest.files) == names - {"manifest.json", digest}
+    hashed = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
+    assert (folder / digest).read_text() == f"{hashed}  manifest.json\n"
     for name, described in manifest.files.items():
         content = (folder / name).read_bytes()
         assert (described.size, described.sha256) == (
@@ -304,6 +307,7 @@ def test_a_version_that_somebody_else_published_first_is_not_replaced(
         "1",
         "1/model.onnx",
         "1/manifest.json",
+        "1/manifest.json.sha256",
         "1/MODEL_CARD.md",
     }
 

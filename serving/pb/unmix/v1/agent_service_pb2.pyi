@@ -192,9 +192,11 @@ class Model(_message.Message):
         STATE_UNSPECIFIED: _ClassVar[Model.State]
         STATE_READY: _ClassVar[Model.State]
         STATE_REFUSED: _ClassVar[Model.State]
+        STATE_RETIRING: _ClassVar[Model.State]
     STATE_UNSPECIFIED: Model.State
     STATE_READY: Model.State
     STATE_REFUSED: Model.State
+    STATE_RETIRING: Model.State
     class Dims(_message.Message):
         __slots__ = ("n_agents", "n_actions", "obs_dim", "hidden_dim")
         N_AGENTS_FIELD_NUMBER: _ClassVar[int]

@@ -1,0 +1,56 @@
+"""Whether onnxruntime can run models where it is asked to: found out before any is loaded.
+
+Left to itself, onnxruntime falls back to the CPU without an error where CUDA cannot be used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import onnxruntime as ort
+
+from serving.agent_model import PROVIDERS, Device
+from serving.settings import SetupError
+
+PROBE = (
+    b'\x08\x08:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12'
+    b"\x04\n\x02\x08\x01b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x12"
+)
+"""An ONNX model: y = x, float32 [1]."""
+
+
+class DeviceUnusable(SetupError):  # noqa: N818 - as the service's other errors
+    """Nothing can run there."""
+
+
+def check_device(device: Device) -> None:
+    """Raises: DeviceUnusable"""
+    wanted = PROVIDERS[device]
+    available = ort.get_available_providers()
+    if wanted not in available:
+        raise DeviceUnusable(
+            f"device {device}: onnxruntime {ort.__version__} here has no {wanted} (it has: "
+            f"{', '.join(available)})",
+            "pip uninstall -y onnxruntime onnxruntime-gpu, then "
+            "pip install 'unmix[serve-gpu]'; or serve on the CPU with --device cpu",
+        )
+    if device == "cuda":
+        # CUDA and cuDNN as pip packages lie where no loader looks; what is missing is said below.
+        with contextlib.suppress(Exception):
+            ort.preload_dlls()
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        running = ort.InferenceSession(PROBE, options, providers=[wanted]).get_providers()
+    except Exception as error:  # onnxruntime's errors share no public base
+        running, reason = [], f": {str(error).splitlines()[0][:300]}"
+    else:
+        reason = ""
+    if running[:1] != [wanted]:
+        raise DeviceUnusable(
+            f"device {device}: onnxruntime {ort.__version__} has {wanted}, but it cannot be used "
+            f"here{reason}",
+            "see that nvidia-smi lists a GPU and that its driver fits the CUDA "
+            "that onnxruntime was built for, and install 'unmix[serve-gpu]', which brings CUDA's "
+            "and cuDNN's libraries; or serve on the CPU with --device cpu",
+        )
