@@ -28,7 +28,7 @@ import functools
 import json
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self, TypeVar, cast
@@ -37,6 +37,7 @@ from urllib.parse import quote, urlsplit
 import grpc
 import numpy as np
 import numpy.typing as npt
+from google.protobuf.message import Message
 
 from serving.client_retry import Retry
 from serving.pb.unmix.v1 import agent_service_pb2 as pb
@@ -237,6 +238,50 @@ def open_unit(
     return unit
 
 
+class _Stream:
+    """A stream of requests and answers, one for one; opened when the first is sent.
+
+    Args:
+        open_call: the stub's method.
+    """
+
+    def __init__(self, open_call: Callable[[], Any], timeout_s: float) -> None:
+        self._open_call, self._timeout_s = open_call, timeout_s
+        self._call: Any = None
+
+    @property
+    def is_open(self) -> bool:
+        """False also once it is lost, and with it what the server held for it."""
+        return self._call is not None
+
+    async def exchange(self, request: Message) -> Any:
+        """The answer. Raises: ServingClientError, and the stream is lost"""
+        call = self._call = self._call or self._open_call()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await call.write(request)
+                answer = await call.read()
+        except TimeoutError:
+            call.cancel()
+            self._call = None
+            raise ServingClientError(
+                "DEADLINE_EXCEEDED", f"no answer in {self._timeout_s} s"
+            ) from None
+        except (grpc.RpcError, asyncio.InvalidStateError):
+            answer = grpc.aio.EOF
+        if answer is grpc.aio.EOF:
+            self._call = None
+            raise _grpc_error(await call.code(), await call.details())
+        return answer
+
+    async def close(self) -> None:
+        call, self._call = self._call, None
+        if call is not None and not call.done():
+            await call.done_writing()
+            async with asyncio.timeout(self._timeout_s):
+                await call.code()
+
+
 class _GrpcUnit(UnitClient):
     def __init__(self, url: PolicyUrl, agent_id: int, timeout_s: float) -> None:
         super().__init__(url, agent_id, timeout_s)
@@ -259,7 +304,7 @@ class _GrpcHeld(_GrpcUnit):
             model=url.model, version=url.version, agent_id=agent_id
         )
         self._checkpoint: Checkpoint | None = None
-        self._stream: Any = None
+        self._stream = _Stream(self._stub.ActStream, timeout_s)
         self._fresh = True
         self._sequence = 0
 
@@ -289,11 +334,9 @@ class _GrpcHeld(_GrpcUnit):
             want_next_hidden=self.keep_memory,
             sequence=self._sequence,
         )
-        if self._stream is None:
-            if not self._fresh:
-                raise ServingClientError("UNREACHABLE", "the stream is lost, and its memory too")
-            self._stream = self._stub.ActStream()
-        answer = await self._exchange(request)
+        if not (self._stream.is_open or self._fresh):
+            raise ServingClientError("UNREACHABLE", "the stream is lost, and its memory too")
+        answer: pb.ActStreamResponse = await self._stream.exchange(request)
         if answer.sequence != self._sequence:
             raise ServingClientError("INTERNAL", "the answer is another request's")
         if self._fresh:
@@ -303,32 +346,8 @@ class _GrpcHeld(_GrpcUnit):
             self._checkpoint = Checkpoint(self.version, answer.next_hidden, answer.action)
         return int(answer.action)
 
-    async def _exchange(self, request: pb.ActStreamRequest) -> pb.ActStreamResponse:
-        stream = self._stream
-        try:
-            async with asyncio.timeout(self.timeout_s):
-                await stream.write(request)
-                answer = await stream.read()
-        except TimeoutError:
-            stream.cancel()
-            self._stream = None
-            raise ServingClientError(
-                "DEADLINE_EXCEEDED", f"no answer in {self.timeout_s} s"
-            ) from None
-        except (grpc.RpcError, asyncio.InvalidStateError):
-            answer = grpc.aio.EOF
-        if answer is grpc.aio.EOF:
-            self._stream = None
-            code, details = await stream.code(), await stream.details()
-            raise _grpc_error(code, details)
-        return cast(pb.ActStreamResponse, answer)
-
     async def close(self) -> None:
-        stream, self._stream = self._stream, None
-        if stream is not None and not stream.done():
-            await stream.done_writing()
-            async with asyncio.timeout(self.timeout_s):
-                await stream.code()
+        await self._stream.close()
         await super().close()
 
 

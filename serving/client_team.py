@@ -13,11 +13,10 @@ and sends them along.
 
 from __future__ import annotations
 
-import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import grpc
 import numpy as np
@@ -32,6 +31,7 @@ from serving.client import (
     _grpc_error,
     _HttpConnection,
     _run,
+    _Stream,
     _stub,
 )
 from serving.pb.unmix.v1 import agent_service_pb2 as pb
@@ -132,8 +132,7 @@ class _GrpcTeam(_Team):
     def __init__(self, url: PolicyUrl, agent_ids: list[int], timeout_s: float) -> None:
         super().__init__(url, agent_ids, timeout_s)
         self._channel = _grpc_channel(url)
-        self._stub = _stub(self._channel)
-        self._stream: Any = None
+        self._stream = _Stream(_stub(self._channel).TeamStream, timeout_s)
         self._sequence = 0
 
     async def act(
@@ -154,11 +153,9 @@ class _GrpcTeam(_Team):
                     model=self.url.model, version=self.url.version, units=fresh, agent_ids=agents
                 )
             )
-        if self._stream is None:
-            if len(fresh) < len(places):
-                raise ServingClientError("UNREACHABLE", "the stream is lost, and its memories too")
-            self._stream = self._stub.TeamStream()
-        answer = await self._exchange(request)
+        if len(fresh) < len(places) and not self._stream.is_open:
+            raise ServingClientError("UNREACHABLE", "the stream is lost, and its memories too")
+        answer: pb.TeamStreamResponse = await self._stream.exchange(request)
         if answer.HasField("fault"):
             code = _CODES.get(answer.fault.code, grpc.StatusCode.UNKNOWN)
             raise _grpc_error(code, answer.fault.message)
@@ -167,31 +164,8 @@ class _GrpcTeam(_Team):
         self.fresh.difference_update(fresh)
         return list(answer.actions)
 
-    async def _exchange(self, request: pb.TeamStreamRequest) -> pb.TeamStreamResponse:
-        stream = self._stream
-        try:
-            async with asyncio.timeout(self.timeout_s):
-                await stream.write(request)
-                answer = await stream.read()
-        except TimeoutError:
-            stream.cancel()
-            self._stream = None
-            raise ServingClientError(
-                "DEADLINE_EXCEEDED", f"no answer in {self.timeout_s} s"
-            ) from None
-        except (grpc.RpcError, asyncio.InvalidStateError):
-            answer = grpc.aio.EOF
-        if answer is grpc.aio.EOF:
-            self._stream = None
-            raise _grpc_error(await stream.code(), await stream.details())
-        return cast(pb.TeamStreamResponse, answer)
-
     async def close(self) -> None:
-        stream, self._stream = self._stream, None
-        if stream is not None and not stream.done():
-            await stream.done_writing()
-            async with asyncio.timeout(self.timeout_s):
-                await stream.code()
+        await self._stream.close()
         await self._channel.close()
 
 

@@ -22,6 +22,13 @@ from serving.repository import ModelStatus
 Want = Literal["next_hidden", "q_values"]
 T = TypeVar("T")
 
+Obs = Annotated[
+    list[float], Meta(description="What the agent observes: obs_dim numbers in [-1e6, 1e6].")
+]
+AvailActions = Annotated[
+    list[bool | int],
+    Meta(description="Whether each action may be taken: n_actions times true/false or 1/0."),
+]
 NO_SEAL = b"\0"
 """Opens as no memory at all."""
 
@@ -33,13 +40,8 @@ class ActRequest(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     each answer's `next_hidden`. With `session` the service holds memory and last action.
     """
 
-    obs: Annotated[
-        list[float], Meta(description="What the agent observes: obs_dim numbers in [-1e6, 1e6].")
-    ]
-    avail_actions: Annotated[
-        list[bool | int],
-        Meta(description="Whether each action may be taken: n_actions times true/false or 1/0."),
-    ]
+    obs: Obs
+    avail_actions: AvailActions
     last_action: Annotated[
         int | None,
         Meta(

@@ -12,6 +12,8 @@ from serving.agent_model import StepResult
 from serving.batcher import Caller
 from serving.errors import ServingError, in_row
 from serving.rest_messages import (
+    AvailActions,
+    Obs,
     Want,
     checked_version,
     pack_floats,
@@ -27,13 +29,8 @@ class TeamRow(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """One agent's step, as in POST /agents/{agent_id}/act."""
 
     agent_id: Annotated[int, Meta(description="The unit, from 0 to n_agents - 1.")]
-    obs: Annotated[
-        list[float], Meta(description="What the agent observes: obs_dim numbers in [-1e6, 1e6].")
-    ]
-    avail_actions: Annotated[
-        list[bool | int],
-        Meta(description="Whether each action may be taken: n_actions times true/false or 1/0."),
-    ]
+    obs: Obs
+    avail_actions: AvailActions
     last_action: Annotated[
         int | None,
         Meta(

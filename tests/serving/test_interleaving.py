@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import queue
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -63,21 +64,21 @@ class World:
         self.http.close()
 
 
-class Holder:
+class Holder(ABC):
     """Units of one way. `begin` is without effect until the next step; `send` does not wait."""
 
     def __init__(self, world: World, agents: list[int]) -> None:
         self.world, self.agents = world, agents
 
-    def begin(self, places: list[int]) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def begin(self, places: list[int]) -> None: ...
 
+    @abstractmethod
     def send(self, places: list[int], given: list[Given]) -> Callable[[], Answers]:
         """Step these units; what it returns waits for their answers. Raises then: ExpiredError"""
-        raise NotImplementedError
 
-    def close(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def close(self) -> None: ...
 
 
 class Streamed(Holder):

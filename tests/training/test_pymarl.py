@@ -54,10 +54,6 @@ def test_comas_file_is_translated(tmp_path: Path) -> None:
         "map_name": "3m",
     }
     assert {name: settings[name].value for name in expected} == expected
-    try:
-        with_values(TrainConfig(), {"algo": "coma", "batch_size_run": 8}, "test")
-    except ConfigError:
-        pytest.skip("COMA cannot be trained yet")
     config, _ = with_pymarl(load_preset("paper"), files)
     values = config.as_dict()
     assert {name: values[name] for name in expected} == expected
