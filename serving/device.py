@@ -6,6 +6,7 @@ Left to itself, onnxruntime falls back to the CPU without an error where CUDA ca
 from __future__ import annotations
 
 import contextlib
+from importlib import metadata
 
 import onnxruntime as ort
 
@@ -21,6 +22,28 @@ PROBE = (
 
 class DeviceUnusable(SetupError):  # noqa: N818 - as the service's other errors
     """Nothing can run there."""
+
+
+def check_engine() -> None:
+    """Refuse to run on two onnxruntime packages at once.
+
+    Both install into the same folder, where the one installed last wins, and pip does not object.
+    """
+    found = [name for name in ("onnxruntime", "onnxruntime-gpu") if _is_installed(name)]
+    if len(found) > 1:
+        raise SetupError(
+            f"{' and '.join(found)} are both installed and overwrite each other's files",
+            "pip uninstall -y onnxruntime onnxruntime-gpu, then install one of them again: "
+            "pip install 'unmix[serve]', or 'unmix[serve-gpu]' for an NVIDIA GPU",
+        )
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        metadata.distribution(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def check_device(device: Device) -> None:

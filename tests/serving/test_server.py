@@ -21,7 +21,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pydantic import ValidationError
 
-from serving import server as server_module
+from serving import device as device_module
 from serving.client import ServingClientError, Units
 from serving.pb.unmix.v1 import agent_service_pb2 as pb
 from serving.pb.unmix.v1 import agent_service_pb2_grpc as pb_grpc
@@ -119,11 +119,11 @@ def test_two_engines_at_once_are_refused(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(metadata, "distribution", distribution)
     with pytest.raises(SetupError, match="pip uninstall -y onnxruntime"):
-        server_module.check_engine()
+        device_module.check_engine()
     for one in ("onnxruntime", "onnxruntime-gpu"):
         installed.clear()
         installed.add(one)
-        server_module.check_engine()
+        device_module.check_engine()
 
 
 def test_the_start_says_which_provider_runs_which_model(server: RunningServer) -> None:
