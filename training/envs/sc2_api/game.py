@@ -34,7 +34,7 @@ TAKES = {
     "create_game": frozenset({LAUNCHED, INIT_GAME, IN_GAME}),
     "join_game": frozenset({INIT_GAME}),
     "restart_game": frozenset({IN_GAME}),
-    "leave_game": frozenset({IN_GAME}),
+    "leave_game": frozenset({INIT_GAME, IN_GAME}),
     "game_info": frozenset({IN_GAME}),
     "data": frozenset({IN_GAME}),
     "observation": frozenset({IN_GAME}),
