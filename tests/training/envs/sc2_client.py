@@ -77,6 +77,7 @@ class Sc2Client:
         action = sc2api_pb2.Action(action_raw=raw_pb2.ActionRaw(unit_command=command))
         answer = self.send(action=sc2api_pb2.RequestAction(actions=[action]))
         assert not answer.error
+        result: int
         (result,) = answer.action.result
         return result
 

@@ -17,7 +17,7 @@ import pytest
 
 pytest.importorskip("s2clientprotocol.sc2api_pb2", reason="the extra sc2 is not installed")
 
-from s2clientprotocol import common_pb2, debug_pb2, error_pb2, raw_pb2, sc2api_pb2
+from s2clientprotocol import common_pb2, debug_pb2, error_pb2, query_pb2, raw_pb2, sc2api_pb2
 from websockets.exceptions import InvalidStatus
 
 from tests.training.envs.sc2_client import ATTACK, HEAL, MOVE, STOP, Sc2Client, point
@@ -95,7 +95,7 @@ def test_responses_carry_the_id_of_their_request(client: Sc2Client) -> None:
         (b"\xff\xff", "this is no Request of the StarCraft II API"),
         (b"", "the request is empty"),
         (
-            sc2api_pb2.Request(query={}).SerializeToString(),  # type: ignore[arg-type]
+            sc2api_pb2.Request(query=query_pb2.RequestQuery()).SerializeToString(),
             f"query is not supported; Skirmish takes {', '.join(TAKES)}",
         ),
     ],
@@ -118,8 +118,8 @@ def test_games_that_cannot_be_created(client: Sc2Client) -> None:
     # A file's name is looked up among the maps, never opened.
     assert client.create("../../secret.json.SC2Map").create_game.error == codes.InvalidMapPath
 
-    def create(*players: int, **more: Any) -> sc2api_pb2.Response:
-        setup = [sc2api_pb2.PlayerSetup(type=kind) for kind in players]  # type: ignore[arg-type]
+    def create(*players: Any, **more: Any) -> sc2api_pb2.Response:
+        setup = [sc2api_pb2.PlayerSetup(type=kind) for kind in players]
         game = sc2api_pb2.RequestCreateGame(
             local_map=sc2api_pb2.LocalMap(map_path="3m.SC2Map"), player_setup=setup, **more
         )
@@ -141,7 +141,8 @@ def test_games_that_cannot_be_joined(client: Sc2Client) -> None:
     def join(**given: Any) -> int:
         answer = client.send(join_game=sc2api_pb2.RequestJoinGame(**given))
         assert answer.status == sc2api_pb2.init_game
-        return answer.join_game.error
+        error: int = answer.join_game.error
+        return error
 
     race = common_pb2.Terran
     assert join() == codes.MissingParticipation
@@ -311,7 +312,8 @@ def test_points_and_queues_that_are_not_followed(client: Sc2Client) -> None:
         assert client.command(tag, MOVE, target_world_space_pos=to) == error_pb2.Error
     queued = raw_pb2.ActionRawUnitCommand(ability_id=STOP, unit_tags=[tag], queue_command=True)
     chat = sc2api_pb2.Action(action_chat=sc2api_pb2.ActionChat(message="gg"))
-    actions = [sc2api_pb2.Action(action_raw={"unit_command": queued}), chat, sc2api_pb2.Action()]  # type: ignore[arg-type]
+    raw = sc2api_pb2.Action(action_raw=raw_pb2.ActionRaw(unit_command=queued))
+    actions = [raw, chat, sc2api_pb2.Action()]
     answer = client.send(action=sc2api_pb2.RequestAction(actions=actions))
     refused = error_pb2.NotSupported
     assert list(answer.action.result) == [refused, refused, error_pb2.Success]
@@ -441,7 +443,7 @@ def _as_smac(
         command.target_world_space_pos.x = unit.pos.x + dx
         command.target_world_space_pos.y = unit.pos.y + dy
     else:
-        heals = unit.unit_type == env.medivac_id
+        heals = unit.unit_type == 2002 and env.map_type == "MMM"
         command.ability_id = HEAL if heals else ATTACK
         command.target_unit_tag = tags[aim if heals else env.n_agents + aim]
     return sc2api_pb2.Action(action_raw=raw_pb2.ActionRaw(unit_command=command))

@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import torch
 
-from training.envs.sc2_api.quick_loop import QuickLoop
+from training.envs.sc2_api.quick_loop import QuickLoop, apart
 from training.envs.skirmish import rng
 from training.envs.skirmish.env import HEAD_START, SkirmishEnv
 from training.envs.skirmish.layout import in_agent_order
-from training.envs.skirmish.orders import Orders, obey
+from training.envs.skirmish.orders import Orders
 from training.envs.skirmish.scenario import Scenario
 from training.envs.skirmish.world import NOBODY, STOP, World
 
@@ -88,7 +88,7 @@ class Match:
         number = torch.tensor([self.number])
         self._env.reset(battle_ids=number)
         self._keys = rng.battle_keys(self.seed, number)
-        self._put(self._env.world)
+        self._put(apart(self._env.world))
         self._battle_loop = self._waited = 0
         self.told: list[tuple[int, dict[int, Order]]] = []
         """The battle's orders so far, each with the game loop it was given before."""
@@ -131,8 +131,7 @@ class Match:
         given = column([row in orders for row in range(self.n_allies)])
         order, target = column([o.order for o in told]), column([o.target for o in told])
         x, y = column([o.x for o in told]), column([o.y for o in told])
-        tables = self._env.tables
-        self._put(obey(self._world, tables, Orders(given, order, target, x, y)))
+        self._put(self._loop.obey(self._world, Orders(given, order, target, x, y)))
 
     def step(self, count: int) -> None:
         """Play so many game loops.
@@ -149,7 +148,7 @@ class Match:
             if self._waited < RESPAWN_LOOPS:
                 return
             self._begin()
-        self._put(self._loop(self._world, self._keys, self._battle_loop, count))
+        self._put(self._loop.play(self._world, self._keys, self._battle_loop, count))
         self._battle_loop += count
 
     def kill(self, rows: Collection[int]) -> None:
