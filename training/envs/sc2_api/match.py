@@ -71,7 +71,7 @@ class Match:
         self.units = in_agent_order(scenario) + scenario.enemy_units
         """The unit type of each row."""
         self.n_allies = len(scenario.ally_units)
-        self._loop = QuickLoop(self._env.tables)
+        self.loop = QuickLoop(self._env.tables)
         self.number = -1
         """Of the battle."""
         self._first_tag = 1 - len(self.units)
@@ -131,7 +131,7 @@ class Match:
         given = column([row in orders for row in range(self.n_allies)])
         order, target = column([o.order for o in told]), column([o.target for o in told])
         x, y = column([o.x for o in told]), column([o.y for o in told])
-        self._put(self._loop.obey(self._world, Orders(given, order, target, x, y)))
+        self._put(self.loop.obey(self._world, Orders(given, order, target, x, y)))
 
     def step(self, count: int) -> None:
         """Play so many game loops.
@@ -148,7 +148,7 @@ class Match:
             if self._waited < RESPAWN_LOOPS:
                 return
             self._begin()
-        self._put(self._loop.play(self._world, self._keys, self._battle_loop, count))
+        self._put(self.loop.play(self._world, self._keys, self._battle_loop, count))
         self._battle_loop += count
 
     def kill(self, rows: Collection[int]) -> None:
