@@ -6,6 +6,7 @@ process of its own, as the game is.
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from tests.training.envs.sc2_servers import by_hand, running
 from training.envs.sc2_api.game import TAKES
 from training.envs.sc2_api.installation import InstallationError, install
 from training.envs.starcraft2 import StarCraft2Env
-from training.sc2_api import as_the_game
+from training.sc2_api import as_the_game, main
 
 N_NON_ATTACK = 6
 OURS, THEIRS = 1, 2
@@ -378,8 +379,6 @@ def _places(client: Sc2Client) -> list[tuple[float, float]]:
 
 
 def test_a_replay_holds_what_the_battle_began_with_and_its_orders(client: Sc2Client) -> None:
-    import json
-
     client.begin("3m", seed=12)
     client.step(3)
     client.command(client.units(OURS)[1].tag, STOP)
@@ -517,3 +516,12 @@ def test_the_games_command_line_needs_its_port(capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit):
         as_the_game(["-listen", "127.0.0.1"])
     assert "-port" in capsys.readouterr().err
+
+
+def test_a_missing_package_is_said_with_its_remedy(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "websockets", None)
+    with pytest.raises(SystemExit, match=r"websockets.*pip install 'unmix\[sc2\]'"):
+        main(["install", str(tmp_path / "game")])
+    assert not (tmp_path / "game").exists()
