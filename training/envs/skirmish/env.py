@@ -19,6 +19,7 @@ from training.envs.skirmish.layout import in_agent_order
 from training.envs.skirmish.loop import tick
 from training.envs.skirmish.movement import on_ground, whole_grains
 from training.envs.skirmish.options import SkirmishOptions, parse_options
+from training.envs.skirmish.orders import Orders, obey
 from training.envs.skirmish.reward import UNDECIDED, WON, Ending, Reward, max_reward
 from training.envs.skirmish.scenario import Scenario, load_scenario, unit_types
 from training.envs.skirmish.scripted import Scripted
@@ -31,7 +32,6 @@ from training.envs.skirmish.world import (
     STOP,
     World,
     build_tables,
-    of_target,
     on_grain,
     root,
     spawn_positions,
@@ -341,54 +341,33 @@ class SkirmishEnv:
             raise UnavailableActionError(battle, agent, int(actions[slot, agent]))
 
     def _ordered(self, slots: Slots, by_battle: Tensor, available: Tensor) -> tuple[World, Tensor]:
-        """Turn actions [E, n] into orders; an attack on the same target goes on undisturbed.
+        """Turn actions [E, n] into orders, and have them obeyed.
 
-        Returns also which actions are not among the available ones, [E, n] bool.
-
-        What the game refuses, it does as if nothing had been said: an attack on somebody whom the
-        weapon cannot hit, healing somebody unhurt, or no-op for a living unit (SMAC's heuristic
-        for an idle medivac).
+        Returns also which actions are not among the available ones, [E, n] bool. No-op for a
+        living unit (SMAC's heuristic for an idle medivac) is as if nothing had been said.
         """
         n, world, n_actions = self._n, slots.world, self.info.n_actions
         allowed = available.gather(2, by_battle.clamp(0, n_actions - 1)[:, :, None])[:, :, 0]
         allowed = allowed & (by_battle >= 0) & (by_battle < n_actions)
         actions = self._as_created(by_battle.T, slots.enemy_index)
-        alive = world.health[:n] > 0
         targeted = actions >= N_NON_ATTACK
         heals = targeted & self._heals
         moves = (actions > STOP_ACTION) & ~targeted
         # (The actions of battles that are over may be anything.)
-        n_units = self.tables.n_units
-        aimed_at = (torch.where(heals, 0, n) + actions - N_NON_ATTACK).clamp(0, n_units - 1)
-        pair = self.tables.index[:n] * n_units + aimed_at
-        well = of_target(world.health, aimed_at) >= of_target(self.tables.health, aimed_at)
-        refused = (actions == NO_OP) | (heals & well)
-        refused = refused | (targeted & ~heals & ~self.tables.can_hit[pair])
-        obeys = alive & ~refused
-        target = torch.where(targeted, aimed_at, NOBODY)
-        target = torch.where(obeys, target, world.target[:n])
-        interrupted = (target != world.target[:n]) & (world.windup[:n] >= 0)
+        last = self.tables.n_units - 1
+        aimed_at = (torch.where(heals, 0, n) + actions - N_NON_ATTACK).clamp(0, last)
         order = torch.where(
             heals, HEAL, torch.where(targeted, ATTACK, torch.where(moves, MOVE, STOP))
         )
         offset = self._offsets[(actions - 2).clamp(0, 3)]
-        moves = moves & obeys
-        goal_x = torch.where(moves, world.x[:n] + offset[..., 0], world.goal_x[:n])
-        goal_y = torch.where(moves, world.y[:n] + offset[..., 1], world.goal_y[:n])
-
-        def with_allies(now: Tensor, allies: Tensor) -> Tensor:
-            return torch.cat((allies, now[n:]))
-
-        ordered = replace(
-            world,
-            order=with_allies(world.order, torch.where(obeys, order, world.order[:n])),
-            target=with_allies(world.target, target),
-            goal_x=with_allies(world.goal_x, goal_x),
-            goal_y=with_allies(world.goal_y, goal_y),
-            windup=with_allies(world.windup, world.windup[:n].masked_fill(interrupted, -1.0)),
-            cooldown=with_allies(world.cooldown, torch.where(interrupted, 0.0, world.cooldown[:n])),
+        orders = Orders(
+            given=actions != NO_OP,
+            order=order,
+            target=torch.where(targeted, aimed_at, NOBODY),
+            goal_x=world.x[:n] + offset[..., 0],
+            goal_y=world.y[:n] + offset[..., 1],
         )
-        return ordered, ~allowed & ~slots.over[:, None]
+        return obey(world, self.tables, orders), ~allowed & ~slots.over[:, None]
 
     def _as_created(self, actions: Tensor, enemy_index: Tensor | None) -> Tensor:
         """Actions [n, E] with the enemies numbered as they were created, as orders take them."""
