@@ -53,6 +53,18 @@ def test_environments_side_by_side_keep_what_was_compiled_for_each_to_themselves
             assert_same(a, b)
 
 
+def less(value: Tensor, other: Tensor) -> Tensor:
+    return value - other
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("ignore", "error:the simulator runs uncompiled:UserWarning")
+def test_inputs_that_were_one_tensor_at_first_may_be_two_later() -> None:
+    fast, one = compiled(less, CPU), torch.ones(3)
+    assert fast(one, one).tolist() == [0, 0, 0]
+    assert fast(one, one + 2).tolist() == [-2, -2, -2]
+
+
 def prints(value: Tensor) -> Tensor:
     """What cannot be compiled whole."""
     print(f"{value.sum().item():.0f}", end=" ")
