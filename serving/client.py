@@ -6,8 +6,9 @@
 
 A unit sees its own observation and nothing else. `Unit` is for one, `Units` drives many at once
 (still one connection each), and `connect` gives the asyncio client that both are made of;
-`serving.client_team` has many units behind one connection. The base install is enough: neither
-torch nor onnxruntime is needed.
+`serving.client_team` has many units behind one connection, and `LocalAgent` runs the model in the
+unit's own process. For all but the last the base install is enough: neither torch nor onnxruntime
+is needed.
 
 A policy's address is `grpc://HOST:PORT/MODEL` or `http://HOST:PORT/MODEL`, with `/VERSION` behind
 it to insist on one; without MODEL it is the only model the server has. Connections are direct:
@@ -624,6 +625,16 @@ class Units:
         ]
         return np.array(_run(_gather(steps)), np.int64)
 
+    @property
+    def checkpoints(self) -> list[Checkpoint | None]:
+        """Each unit's, as `UnitClient.checkpoint`."""
+        return [unit.checkpoint for unit in self._units]
+
+    def resume(self, checkpoints: Sequence[Checkpoint]) -> None:
+        """As `UnitClient.resume`, for all units."""
+        pairs = zip(self._units, checkpoints, strict=True)
+        _run(_gather([unit.resume(checkpoint) for unit, checkpoint in pairs]))
+
     def close(self) -> None:
         _run(_gather([unit.close() for unit in self._units]))
 
@@ -662,6 +673,15 @@ class Unit:
         """As `UnitClient.begin_episode`."""
         self._units.begin_episode()
 
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        """As `UnitClient.checkpoint`."""
+        return self._units.checkpoints[0]
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """As `UnitClient.resume`."""
+        self._units.resume([checkpoint])
+
     def act(self, obs: npt.ArrayLike, avail_actions: npt.ArrayLike) -> int:
         """As `UnitClient.act`."""
         return int(self._units.act(np.asarray(obs)[None], np.asarray(avail_actions)[None])[0])
@@ -679,6 +699,15 @@ class Unit:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def __getattr__(name: str) -> Any:
+    """`LocalAgent`, which takes onnxruntime: nothing else here does."""
+    if name != "LocalAgent":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from serving.client_local import LocalAgent
+
+    return LocalAgent
 
 
 def get_model(url: str, timeout_s: float = 10.0) -> ModelInfo:

@@ -8,14 +8,10 @@ would type; it is printed before it runs.
 from __future__ import annotations
 
 import json
-import queue
 import shlex
 import subprocess
 import sys
 import tempfile
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from training.envs import map_label
-
-START_SECONDS = 60.0
-STOP_SECONDS = 20.0
+from training.own_server import ServerError, own_server, server_command
 
 
 class DemoError(RuntimeError):
@@ -68,7 +62,9 @@ def main(command: Command) -> None:
         if shipped.is_dir():
             policies["shipped agent"] = str(shipped)
         rows = {who: _evaluate(command, policy) for who, policy in policies.items()}
-        with _server(Path(scratch)) as address:
+        command_line = server_command(Path(scratch))
+        _show(command_line)
+        with own_server(command_line) as address:
             rows["fresh agent over gRPC"] = _evaluate(command, f"{address}/{name}")
     console.print(_table(rows, command))
     same = rows["fresh agent"]["actions_sha256"] == rows["fresh agent over gRPC"]["actions_sha256"]
@@ -90,9 +86,13 @@ def _stage(console: Console, title: str) -> None:
 
 
 def _argv(module: str, *arguments: object) -> list[str]:
-    shown = ["python", "-m", module, *map(str, arguments)]
-    print("$ " + shlex.join(shown), flush=True)
-    return [sys.executable, *shown[1:]]
+    argv = [sys.executable, "-m", module, *map(str, arguments)]
+    _show(argv)
+    return argv
+
+
+def _show(argv: list[str]) -> None:
+    print("$ " + shlex.join(["python", *argv[1:]]), flush=True)
 
 
 def _run(module: str, *arguments: object) -> None:
@@ -110,34 +110,6 @@ def _evaluate(command: Command, policy: str) -> dict[str, Any]:
         raise DemoError(f"the evaluation of {policy} ended with exit code {done.returncode}")
     result: dict[str, Any] = json.loads(done.stdout)
     return result
-
-
-@contextmanager
-def _server(models: Path) -> Iterator[str]:
-    """The service on free ports; yields its gRPC address, and stops it with SIGTERM."""
-    argv = _argv("serving.server", "--models", models, "--http-port", 0, "--grpc-port", 0,
-                 "--log-format", "json", "--log-level", "info")  # fmt: skip
-    process = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
-    addresses: queue.Queue[str] = queue.Queue()
-    log: list[str] = []
-
-    def read() -> None:
-        assert process.stderr is not None
-        for line in process.stderr:
-            log.append(line)
-            event = json.loads(line) if line.startswith("{") else {}
-            if event.get("event") == "ready":
-                addresses.put(event["grpc"])
-
-    threading.Thread(target=read, daemon=True).start()
-    try:
-        yield addresses.get(timeout=START_SECONDS)
-    except queue.Empty:
-        raise DemoError("the service did not start:\n" + "".join(log)) from None
-    finally:
-        process.terminate()
-        code = process.wait(STOP_SECONDS)
-        print(f"the service stopped with exit code {code}")
 
 
 def _table(rows: dict[str, dict[str, Any]], command: Command) -> Table:
@@ -159,7 +131,7 @@ def _table(rows: dict[str, dict[str, Any]], command: Command) -> Table:
 if __name__ == "__main__":
     try:
         main(tyro.cli(Command, prog="python -m training.demo", description=Command.__doc__))
-    except DemoError as error:
+    except (DemoError, ServerError) as error:
         sys.exit(f"demo: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -80,7 +80,7 @@ def _from_run(name: str, env: BatchedEnv, runs_dir: Path) -> Policy:
         hint = nearest(name, SCRIPTED)
         raise PolicyError(f"{name!r} is no run, model folder or address{hint}") from error
     trained = load_agent(folder.path)
-    _require_fit(name, env.info, trained.info.layout_sha256, trained.info.map_name)
+    require_fit(name, env.info, trained.info.layout_sha256, trained.info.map_name)
     info = trained.info
     hidden_dim = trained.weights["rnn.weight_hh"].shape[1]
     agent = DRQN(info.obs_dim, info.n_actions, info.n_agents, hidden_dim)
@@ -91,7 +91,7 @@ def _from_run(name: str, env: BatchedEnv, runs_dir: Path) -> Policy:
 def _from_model(folder: Path, env: BatchedEnv) -> Policy:
     manifest = json.loads((folder / "manifest.json").read_text())
     layout = manifest["environment"]["layout_sha256"]
-    _require_fit(str(folder), env.info, layout, manifest["map"])
+    require_fit(str(folder), env.info, layout, manifest["map"])
     model = (folder / "model.onnx").read_bytes()
     return GraphPolicy(model, manifest["dims"]["hidden_dim"], env)
 
@@ -99,13 +99,13 @@ def _from_model(folder: Path, env: BatchedEnv) -> Policy:
 @contextmanager
 def _served(url: str, env: BatchedEnv, memory: Memory) -> Iterator[Policy]:
     model = get_model(url)
-    _require_fit(url, env.info, model.layout_sha256, model.map)
+    require_fit(url, env.info, model.layout_sha256, model.map)
     agent_ids = [agent for _ in range(env.n_envs) for agent in range(env.info.n_agents)]
     with Units(url, agent_ids, memory) as units:
         yield ServedPolicy(units, env)
 
 
-def _require_fit(name: str, info: EnvInfo, layout_sha256: str, map_name: str) -> None:
+def require_fit(name: str, info: EnvInfo, layout_sha256: str, map_name: str) -> None:
     if layout_sha256 != info.layout_sha256:
         raise PolicyError(
             f"{name} was made for {map_name}, whose observations or actions are not those of "
