@@ -22,6 +22,7 @@ import grpc
 import grpc.experimental.gevent
 import numpy as np
 from locust import FastHttpUser, User, events, task
+from locust.exception import StopUser
 
 from serving.pb.unmix.v1 import agent_service_pb2 as pb
 from serving.pb.unmix.v1 import agent_service_pb2_grpc as pb_grpc
@@ -30,6 +31,7 @@ from serving.pb.unmix.v1 import agent_service_pb2_grpc as pb_grpc
 grpc.experimental.gevent.init_gevent()
 
 TIMEOUT_S = 10.0
+NO_MODEL = "no model of that name is ready"
 
 
 @events.init_command_line_parser.add_listener
@@ -69,6 +71,8 @@ class Agent(User):
 
     abstract = True
     model: Model
+    steps_left = -1
+    """Below zero: there is nothing to step."""
 
     def wait_time(self) -> float:
         return random.uniform(0.5, 1.5) * self.options.step_interval
@@ -78,15 +82,18 @@ class Agent(User):
         return self.environment.parsed_options
 
     def on_start(self) -> None:
-        self.model = self.describe()
-        self.agent_id = random.randrange(self.model.n_agents)
-        self.begin()
+        model = self.describe()
+        if model is not None:
+            self.model = model
+            self.agent_id = random.randrange(model.n_agents)
+            self.begin()
 
     def begin(self) -> None:
         """A new episode: nothing is remembered."""
         self.steps_left = self.model.episode_limit
 
-    def describe(self) -> Model:
+    def describe(self) -> Model | None:
+        """The model to step; None if locust was told why there is none."""
         raise NotImplementedError
 
     def act(self) -> None:
@@ -95,6 +102,8 @@ class Agent(User):
 
     @task
     def step(self) -> None:
+        if self.steps_left < 0:
+            raise StopUser
         if self.steps_left == 0:
             self.begin()
         self.steps_left -= 1
@@ -113,14 +122,15 @@ class RestAgent(Agent, FastHttpUser):
             self.ssl_context_factory = lambda: ssl.create_default_context(cafile=authority)
         super().__init__(environment)
 
-    def describe(self) -> Model:
+    def describe(self) -> Model | None:
         with self.rest("GET", "/models") as answer:
-            models = answer.js["models"] if answer.js else []
-        for model in models:
-            if model["state"] == "ready" and self.options.model in ("", model["name"]):
-                dims = [model["dims"][name] for name in ("n_agents", "n_actions", "obs_dim")]
-                return Model(model["name"], model["version"], *dims, model["episode_limit"])
-        raise _nothing_to_step(self.options.model)
+            assert answer.status_code == 200, f"status {answer.status_code}"
+            for model in answer.js["models"]:
+                if model["state"] == "ready" and self.options.model in ("", model["name"]):
+                    dims = [model["dims"][name] for name in ("n_agents", "n_actions", "obs_dim")]
+                    return Model(model["name"], model["version"], *dims, model["episode_limit"])
+            raise AssertionError(NO_MODEL)
+        return None
 
     def begin(self) -> None:
         super().begin()
@@ -154,7 +164,7 @@ class GrpcUser(Agent):
     def on_stop(self) -> None:
         self.channel.close()
 
-    def describe(self) -> Model:
+    def describe(self) -> Model | None:
         with self.reported("ListModels"):
             request = pb.ListModelsRequest()
             answer = self.stub.ListModels(request, timeout=TIMEOUT_S, metadata=self.metadata)
@@ -163,7 +173,8 @@ class GrpcUser(Agent):
                 if model.state == pb.Model.STATE_READY and wanted:
                     dims = model.dims.n_agents, model.dims.n_actions, model.dims.obs_dim
                     return Model(model.name, model.version, *dims, model.episode_limit)
-        raise _nothing_to_step(self.options.model)
+            raise AssertionError(NO_MODEL)
+        return None
 
     @contextmanager
     def reported(self, name: str) -> Iterator[None]:
@@ -260,7 +271,3 @@ def _channel(address: str, host: str, authority: str) -> grpc.Channel:
         return grpc.insecure_channel(target, options=options)
     roots = Path(authority).read_bytes() if authority else None
     return grpc.secure_channel(target, grpc.ssl_channel_credentials(roots), options=options)
-
-
-def _nothing_to_step(wanted: str) -> LookupError:
-    return LookupError(f"no model {wanted} is ready" if wanted else "no model is ready")
