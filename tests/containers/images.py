@@ -221,6 +221,8 @@ def _describe(image: Image) -> str:
 
 def main(targets: Sequence[str]) -> None:
     reason = unavailable()
+    if not reason and shutil.which("debootstrap") is None:
+        reason = "debootstrap is not installed (Debian package debootstrap)"
     if reason:
         sys.exit(reason)
     base = bare_debian(ROOT / ".cache" / "containers")

@@ -115,7 +115,7 @@ async def _bursts(url: str, answers: Counter[int], stop: threading.Event) -> Non
         while not stop.is_set():
             sent = [http.post("/act", content=body) for _ in range(BURST)]
             answers.update([answer.status_code for answer in await asyncio.gather(*sent)])
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.5)
 
 
 def _conversations(server: RunningServer, stop: threading.Event) -> None:

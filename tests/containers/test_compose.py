@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -97,6 +98,14 @@ def test_what_is_built_is_a_stage_of_the_dockerfile() -> None:
     stages = {stage.name for stage in parse((ROOT / "Dockerfile").read_text())[1]}
     built = {service["build"]["target"] for service in SERVICES.values() if "build" in service}
     assert built == {"serving", "gpu", "training", "load"} < stages
+
+
+def test_haproxy_has_no_objection_to_its_configuration() -> None:
+    if shutil.which("haproxy") is None:
+        pytest.skip("haproxy is not installed (Debian package haproxy)")
+    command = ["haproxy", "-c", "-f", "deploy/haproxy/haproxy.cfg"]
+    checked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (checked.returncode, checked.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("name", OURS)
