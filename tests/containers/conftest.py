@@ -1,0 +1,3 @@
+from tests.serving.conftest import model, models, policy, server
+
+__all__ = ["model", "models", "policy", "server"]
