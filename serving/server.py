@@ -17,9 +17,11 @@ from serving.key_command import key_app
 from serving.lifecycle import serve
 from serving.logs import configure_logging
 from serving.settings import Settings, SetupError
+from serving.supervisor import supervise
 
 _FLAGS = (
-    "models", "host", "http_port", "grpc_port", "device", "insecure", "log_level", "log_format",
+    "models", "host", "http_port", "grpc_port", "workers", "device", "insecure", "log_level",
+    "log_format",
 )  # fmt: skip
 
 
@@ -62,6 +64,7 @@ Models = Annotated[Path | None, _option("models")]
 Host = Annotated[str | None, _option("host")]
 HttpPort = Annotated[int | None, _option("http_port")]
 GrpcPort = Annotated[int | None, _option("grpc_port")]
+Workers = Annotated[int | None, _option("workers")]
 Device = Annotated[str | None, _option("device")]
 Insecure = Annotated[bool | None, _option("insecure", "--insecure")]
 LogLevel = Annotated[str | None, _option("log_level")]
@@ -75,6 +78,7 @@ def command(
     host: Host = None,
     http_port: HttpPort = None,
     grpc_port: GrpcPort = None,
+    workers: Workers = None,
     device: Device = None,
     insecure: Insecure = None,
     log_level: LogLevel = None,
@@ -89,6 +93,8 @@ def command(
         check_engine()
         settings = Settings(**given)
         configure_logging(settings)
+        if settings.workers > 1:
+            raise typer.Exit(supervise(settings))
         check_device(settings.device)
         uvloop.run(serve(settings))
     except ValidationError as error:
@@ -107,6 +113,7 @@ def check_command(
     host: Host = None,
     http_port: HttpPort = None,
     grpc_port: GrpcPort = None,
+    workers: Workers = None,
     device: Device = None,
     insecure: Insecure = None,
 ) -> None:
