@@ -53,7 +53,8 @@ async def serve(settings: Settings, worker: Worker | None = None) -> None:
     start = time.perf_counter()
     stop = _signalled(again_kills=worker is None)
     check_exposure(settings)
-    access, tls = open_access(settings), open_tls(settings)
+    access = open_access(settings, worker.buckets if worker else None)
+    tls = open_tls(settings)
     repository = Repository(settings.models, settings.device)
     repository.load_all()
     if not repository.models():

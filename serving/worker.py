@@ -26,6 +26,7 @@ from serving.metrics import Metrics
 from serving.peers import answer_peers
 from serving.rest_api import RestApi
 from serving.settings import Settings, SetupError
+from serving.shared_rates import SharedBuckets
 from serving.worker_metrics import WorkerMetrics
 from serving.worker_rest import WorkerRest
 
@@ -58,6 +59,7 @@ class Worker:
         self._parent = parent
         self._listening: asyncio.Server | None = None
         self.session_prefix = f"{number}."
+        self.buckets = SharedBuckets(settings.rate_per_s, settings.rate_burst, folder / "rates")
 
     async def open(self, api: RestApi, metrics: Metrics) -> WorkerRest:
         """The REST door, from now on open to the other workers."""
