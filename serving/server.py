@@ -5,19 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import uvloop
 from pydantic import ValidationError
 
-from serving.check import Finding, check
-from serving.device import check_device, check_engine
 from serving.key_command import key_app
-from serving.lifecycle import serve
 from serving.logs import configure_logging
 from serving.settings import Settings, SetupError
 from serving.supervisor import supervise
+
+if TYPE_CHECKING:
+    from serving.check import Finding
 
 _FLAGS = (
     "models", "host", "http_port", "grpc_port", "workers", "device", "insecure", "log_level",
@@ -90,13 +89,11 @@ def command(
     if context.invoked_subcommand is not None:
         return
     try:
-        check_engine()
         settings = Settings(**given)
         configure_logging(settings)
         if settings.workers > 1:
             raise typer.Exit(supervise(settings))
-        check_device(settings.device)
-        uvloop.run(serve(settings))
+        _serve(settings)
     except ValidationError as error:
         for fault in _faults(error):
             typer.echo(fault, err=True)
@@ -130,7 +127,23 @@ def check_command(
     raise typer.Exit(0 if all(finding.good for finding in findings) else 1)
 
 
+def _serve(settings: Settings) -> None:
+    """Raises: SetupError"""
+    # Not at the top: a process that only looks after workers would carry it all for ever.
+    import uvloop
+
+    from serving.device import check_device, check_engine
+    from serving.lifecycle import serve
+
+    check_engine()
+    check_device(settings.device)
+    uvloop.run(serve(settings))
+
+
 def _check(given: dict[str, Any]) -> Iterator[Finding]:
+    from serving.check import Finding, check
+    from serving.device import check_engine
+
     try:
         check_engine()
     except SetupError as error:

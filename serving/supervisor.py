@@ -22,8 +22,8 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from serving.restarts import write_restarts
 from serving.settings import Settings, SetupError
-from serving.worker_metrics import write_restarts
 
 log = structlog.get_logger("serving")
 

@@ -19,7 +19,7 @@ import msgspec
 import structlog
 import uvloop
 
-from serving.device import check_device
+from serving.device import check_device, check_engine
 from serving.lifecycle import serve
 from serving.logs import configure_logging
 from serving.metrics import Metrics
@@ -102,6 +102,7 @@ def main() -> None:
     folder = Path(task.folder)
     threading.Thread(target=_end_with, args=(parent, folder), daemon=True).start()
     try:
+        check_engine()
         check_device(settings.device)
         uvloop.run(serve(settings, Worker(task.number, folder, settings, parent)))
     except SetupError as error:

@@ -9,7 +9,6 @@ answer.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from serving.metrics import Metrics
+from serving.restarts import read_restarts
 
 _COUNTS = frozenset({"counter", "histogram"})
 _GAUGES: dict[str, Callable[[float, float], float]] = {
@@ -106,18 +106,6 @@ def merge(parts: Iterable[list[Family]]) -> list[Family]:
         )
         for it in merged.values()
     ]
-
-
-def write_restarts(folder: Path, n: int) -> None:
-    """Say how many workers have been replaced; the supervising process does."""
-    aside = folder / "restarts.new"
-    aside.write_text(str(n))
-    os.replace(aside, folder / "restarts")
-
-
-def read_restarts(folder: Path) -> int:
-    path = folder / "restarts"
-    return int(path.read_text()) if path.exists() else 0
 
 
 class _Page(Collector):
