@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser prometheus images demo test check format proto calibration sensitivity reports bench clean
+.PHONY: help setup browser prometheus haproxy images demo test check format proto calibration sensitivity reports bench clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,6 +27,10 @@ browser: ## Chromium, for the tests of pages (Debian, as root)
 prometheus: ## Prometheus and promtool, for the tests of what operators see (Debian, as root)
 	apt-get update -qq
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends prometheus
+
+haproxy: ## HAProxy, for the tests of replicas (Debian, as root)
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends haproxy
 
 images: setup ## the Dockerfile's steps on a bare Debian (as root; needs debootstrap; minutes)
 	$(BIN)/python -m tests.containers.images

@@ -21,6 +21,7 @@ from serving.errors import NotAllowed, NotAuthenticated
 from serving.keys import PREFIX, find_key, read_keys
 from serving.rates import Bucket, Buckets
 from serving.settings import Role, Settings, SetupError
+from serving.shared_rates import SharedBuckets
 from serving.tokens import Claims, PublicKey, read_jwks, read_token
 from serving.watched import Watched
 
@@ -77,7 +78,12 @@ def charge(n: int = 1) -> None:
 class Access:
     """The credentials that are set up. Raises: SetupError"""
 
-    def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Callable[[], float] = time.time,
+        buckets: Buckets | SharedBuckets | None = None,
+    ) -> None:
         self._settings, self._clock = settings, clock
         self._keys = _watched(settings.keys, read_keys)
         self._jwks = _watched(settings.jwks, read_jwks)
@@ -86,7 +92,7 @@ class Access:
                 "jwks: tokens for anybody, or by anybody, would be taken",
                 "set UNMIX_JWT_ISSUER and UNMIX_JWT_AUDIENCE",
             )
-        self._buckets = Buckets(settings.rate_per_s, settings.rate_burst)
+        self._buckets = buckets or Buckets(settings.rate_per_s, settings.rate_burst)
         self._remembered: OrderedDict[bytes, tuple[Claims, PublicKey]] = OrderedDict()
 
     @property
@@ -176,10 +182,17 @@ def has_credentials(settings: Settings) -> bool:
     return any((settings.keys, settings.jwks, settings.client_ca))
 
 
-def open_access(settings: Settings) -> Access | None:
-    """The check, or None where everybody may do everything. Raises: SetupError"""
+def open_access(settings: Settings, buckets: SharedBuckets | None = None) -> Access | None:
+    """The check, or None where everybody may do everything.
+
+    Args:
+        buckets: of all processes together; by default this one has its own.
+
+    Raises:
+        SetupError
+    """
     if has_credentials(settings):
-        return Access(settings)
+        return Access(settings, buckets=buckets)
     if settings.rate_per_s:
         raise SetupError(
             "rate_per_s: callers are not told apart without credentials",

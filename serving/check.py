@@ -15,6 +15,7 @@ from serving.keys import read_keys
 from serving.memory_keys import open_memory_keys
 from serving.repository import Repository
 from serving.settings import Settings, SetupError
+from serving.supervisor import check_workers
 from serving.tls import open_tls
 from serving.tokens import read_jwks
 
@@ -38,6 +39,8 @@ def check(settings: Settings) -> Iterator[Finding]:
     yield from _tls(settings)
     if settings.memory_keys is not None:
         yield _memory_keys(settings)
+    if settings.workers > 1:
+        yield _try(lambda: check_workers(settings), lambda _: f"workers: {settings.workers}")
     yield from _ports(settings)
     yield _device(settings)
     yield from _models(settings)

@@ -27,6 +27,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import secrets
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Sequence
@@ -434,6 +435,8 @@ class _HttpHeld(_HttpUnit):
 
     def __init__(self, url: PolicyUrl, agent_id: int, timeout_s: float) -> None:
         super().__init__(url, agent_id, timeout_s)
+        # Where the service is several replicas, their proxy sends equal names to the same one.
+        self._http.client_id = secrets.token_hex(8)
         self._session = ""
         self._checkpoint: Checkpoint | None = None
 
@@ -520,6 +523,8 @@ class _HttpConnection:
 
     def __init__(self, url: PolicyUrl, timeout_s: float) -> None:
         self._url, self._timeout_s = url, timeout_s
+        self.client_id = ""
+        """Sent along, if there is one."""
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
@@ -552,8 +557,9 @@ class _HttpConnection:
         data = b"" if body is None else json.dumps(body).encode()
         head = (
             f"{method} {path} HTTP/1.1\r\nhost: {self._url.address}\r\n"
-            f"content-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
+            f"content-type: application/json\r\ncontent-length: {len(data)}\r\n"
         )
+        head += f"x-client-id: {self.client_id}\r\n\r\n" if self.client_id else "\r\n"
         writer.write(head.encode() + data)
         first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").splitlines()
         pairs = (line.partition(":") for line in lines)

@@ -72,6 +72,7 @@ class GrpcApi:
         max_streams: int,
         access: Access | None = None,
         credentials: grpc.ServerCredentials | None = None,
+        shares_port: bool = False,
     ) -> None:
         self._service = service
         self._access = access
@@ -87,7 +88,7 @@ class GrpcApi:
             options=[
                 ("grpc.max_receive_message_length", max_message_bytes),
                 # Without this a second server on the same port would silently share its calls.
-                ("grpc.so_reuseport", 0),
+                ("grpc.so_reuseport", int(shares_port)),
             ]
         )
         self._server.add_generic_rpc_handlers([self._handlers()])

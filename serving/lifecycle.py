@@ -33,6 +33,7 @@ from serving.watched import watch
 
 if TYPE_CHECKING:
     from serving.sealing import Sealer
+    from serving.worker import Worker
 
 log = structlog.get_logger("serving")
 
@@ -40,12 +41,20 @@ _WATCH_KEYS_S = 1.0
 _SWEEP_S = 1.0
 
 
-async def serve(settings: Settings) -> None:
-    """Load the models, open both doors, and run until SIGTERM or SIGINT. Raises: SetupError"""
+async def serve(settings: Settings, worker: Worker | None = None) -> None:
+    """Load the models, open both doors, and run until SIGTERM or SIGINT.
+
+    Args:
+        worker: what this process has to know where it is one of several.
+
+    Raises:
+        SetupError
+    """
     start = time.perf_counter()
-    stop = _signalled()
+    stop = _signalled(again_kills=worker is None)
     check_exposure(settings)
-    access, tls = open_access(settings), open_tls(settings)
+    access = open_access(settings, worker.buckets if worker else None)
+    tls = open_tls(settings)
     repository = Repository(settings.models, settings.device)
     repository.load_all()
     if not repository.models():
@@ -65,12 +74,14 @@ async def serve(settings: Settings) -> None:
         settings.max_sessions,
         settings.session_ttl_s,
         client_cap=settings.max_client_sessions,
+        prefix=worker.session_prefix if worker else "",
     )
     api = RestApi(service, sessions, settings.max_body_bytes)
     traced = settings.traces != "none"
-    rest = http_server(RestFront(api, access, count=api.count_error, traced=traced), settings, tls)
-    listener = _listen(settings.host, settings.http_port, "REST")
-    rpc = _grpc_api(service, settings, access, tls)
+    door = await worker.open(api, service.metrics) if worker else api
+    rest = http_server(RestFront(door, access, count=api.count_error, traced=traced), settings, tls)
+    listener = _listen(settings.host, settings.http_port, "REST", shares_port=worker is not None)
+    rpc = _grpc_api(service, settings, access, tls, shares_port=worker is not None)
     # What is loaded by now stays: the collector need not look at it again.
     gc.collect()
     gc.freeze()
@@ -80,7 +91,7 @@ async def serve(settings: Settings) -> None:
         await asyncio.sleep(0.001)
     admin = await _open_admin(control, settings, access, tls)
     log.info(
-        "ready",
+        "worker ready" if worker else "ready",
         rest=f"{'https' if tls else 'http'}://{_address(settings.host, listener.getsockname()[1])}",
         grpc=f"{'grpcs' if tls else 'grpc'}://{_address(settings.host, rpc.port)}",
         models=[f"{model.name}/{model.version}" for model in repository.models()],
@@ -88,6 +99,8 @@ async def serve(settings: Settings) -> None:
         start_s=round(time.perf_counter() - start, 3),
         **({"admin": admin.url} if admin else {}),
     )
+    if worker:
+        worker.say_ready()
     watched = [*(access.watched if access else ()), *([tls.watched] if tls else ())]
     watching = asyncio.create_task(watch(watched))
     async with _watched(memory_keys), _kept_up(control, sessions, settings):
@@ -99,6 +112,8 @@ async def serve(settings: Settings) -> None:
     rest.should_exit = True
     await asyncio.gather(rpc.stop(settings.grace_s), serving)
     watching.cancel()
+    if worker:
+        worker.close()
     if isinstance(service, TracedService):
         service.end_traces()
     log.info("stopped")
@@ -189,15 +204,20 @@ async def _drain(service: AgentService, rpc: GrpcApi, settings: Settings) -> Non
             await service.drained()
 
 
-def _signalled() -> asyncio.Event:
-    """Set by the first SIGTERM or SIGINT; a second one kills the process as it always would."""
+def _signalled(again_kills: bool) -> asyncio.Event:
+    """Set by the first SIGTERM or SIGINT.
+
+    Args:
+        again_kills: whether a second one kills the process as it always would. Service managers
+            signal a worker beside its parent, which does so too: that must not cut it short.
+    """
     event = asyncio.Event()
     loop = asyncio.get_running_loop()
     numbers = (signal.SIGTERM, signal.SIGINT)
 
     def receive() -> None:
         event.set()
-        for number in numbers:
+        for number in numbers if again_kills else ():
             loop.remove_signal_handler(number)
 
     for number in numbers:
@@ -206,25 +226,31 @@ def _signalled() -> asyncio.Event:
 
 
 def _grpc_api(
-    service: AgentService, settings: Settings, access: Access | None, tls: Tls | None
+    service: AgentService,
+    settings: Settings,
+    access: Access | None,
+    tls: Tls | None,
+    shares_port: bool,
 ) -> GrpcApi:
     """Raises: SetupError"""
     address = _address(settings.host, settings.grpc_port)
     credentials = None if tls is None else tls.grpc_credentials()
     limits = settings.max_body_bytes, settings.max_streams
     try:
-        return GrpcApi(service, address, *limits, access, credentials)
+        return GrpcApi(service, address, *limits, access, credentials, shares_port)
     except RuntimeError as error:
         raise SetupError(
             f"gRPC port {settings.grpc_port}: {error}", "name a free port with --grpc-port"
         ) from error
 
 
-def _listen(host: str, port: int, door: str) -> socket.socket:
+def _listen(host: str, port: int, door: str, shares_port: bool = False) -> socket.socket:
     """A listening socket. Raises: SetupError"""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=2048)
+        return socket.create_server(
+            (host, port), family=family, backlog=2048, reuse_port=shares_port
+        )
     except OSError as error:
         flag = "--http-port" if door == "REST" else "UNMIX_ADMIN_PORT"
         raise SetupError(

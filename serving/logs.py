@@ -14,8 +14,12 @@ from serving.request_ids import request_id
 from serving.settings import Settings
 
 
-def configure_logging(settings: Settings) -> None:
-    """For this program's events and the libraries' own messages alike."""
+def configure_logging(settings: Settings, worker: int | None = None) -> None:
+    """For this program's events and the libraries' own messages alike.
+
+    Args:
+        worker: this process' number among several, to be in every line.
+    """
     console = settings.log_format == "console" or (
         settings.log_format == "auto" and sys.stderr.isatty()
     )
@@ -23,6 +27,7 @@ def configure_logging(settings: Settings) -> None:
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _add_request_id,
+        *([] if worker is None else [_Worker(worker)]),
     ]
     last: list[Any] = (
         [_escape, structlog.dev.ConsoleRenderer()]
@@ -48,6 +53,19 @@ def configure_logging(settings: Settings) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
+
+
+class _Worker:
+    """Adds the worker's number."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def __call__(
+        self, _: Any, __: str, event: MutableMapping[str, Any]
+    ) -> MutableMapping[str, Any]:
+        event["worker"] = self._number
+        return event
 
 
 def _add_request_id(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -108,6 +108,10 @@ class Metrics(Collector):
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type
 
+    def families(self) -> Iterable[Metric]:
+        """What `exposition` writes."""
+        return self._registry.collect()
+
     def collect(self) -> Iterable[Metric]:
         requests = CounterMetricFamily(
             "unmix_requests", "Steps asked for, by outcome.", labels=["door", "code"]

@@ -5,21 +5,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import uvloop
 from pydantic import ValidationError
 
-from serving.check import Finding, check
-from serving.device import check_device, check_engine
 from serving.key_command import key_app
-from serving.lifecycle import serve
 from serving.logs import configure_logging
 from serving.settings import Settings, SetupError
+from serving.supervisor import supervise
+
+if TYPE_CHECKING:
+    from serving.check import Finding
 
 _FLAGS = (
-    "models", "host", "http_port", "grpc_port", "device", "insecure", "log_level", "log_format",
+    "models", "host", "http_port", "grpc_port", "workers", "device", "insecure", "log_level",
+    "log_format",
 )  # fmt: skip
 
 
@@ -62,6 +63,7 @@ Models = Annotated[Path | None, _option("models")]
 Host = Annotated[str | None, _option("host")]
 HttpPort = Annotated[int | None, _option("http_port")]
 GrpcPort = Annotated[int | None, _option("grpc_port")]
+Workers = Annotated[int | None, _option("workers")]
 Device = Annotated[str | None, _option("device")]
 Insecure = Annotated[bool | None, _option("insecure", "--insecure")]
 LogLevel = Annotated[str | None, _option("log_level")]
@@ -75,6 +77,7 @@ def command(
     host: Host = None,
     http_port: HttpPort = None,
     grpc_port: GrpcPort = None,
+    workers: Workers = None,
     device: Device = None,
     insecure: Insecure = None,
     log_level: LogLevel = None,
@@ -86,11 +89,11 @@ def command(
     if context.invoked_subcommand is not None:
         return
     try:
-        check_engine()
         settings = Settings(**given)
         configure_logging(settings)
-        check_device(settings.device)
-        uvloop.run(serve(settings))
+        if settings.workers > 1:
+            raise typer.Exit(supervise(settings))
+        _serve(settings)
     except ValidationError as error:
         for fault in _faults(error):
             typer.echo(fault, err=True)
@@ -107,6 +110,7 @@ def check_command(
     host: Host = None,
     http_port: HttpPort = None,
     grpc_port: GrpcPort = None,
+    workers: Workers = None,
     device: Device = None,
     insecure: Insecure = None,
 ) -> None:
@@ -123,7 +127,23 @@ def check_command(
     raise typer.Exit(0 if all(finding.good for finding in findings) else 1)
 
 
+def _serve(settings: Settings) -> None:
+    """Raises: SetupError"""
+    # Not at the top: a process that only looks after workers would carry it all for ever.
+    import uvloop
+
+    from serving.device import check_device, check_engine
+    from serving.lifecycle import serve
+
+    check_engine()
+    check_device(settings.device)
+    uvloop.run(serve(settings))
+
+
 def _check(given: dict[str, Any]) -> Iterator[Finding]:
+    from serving.check import Finding, check
+    from serving.device import check_engine
+
     try:
         check_engine()
     except SetupError as error:

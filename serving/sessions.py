@@ -31,7 +31,10 @@ class Sessions:
         ttl_s: float,
         clock: Callable[[], float] = time.monotonic,
         client_cap: int | None = None,
+        prefix: str = "",
     ) -> None:
+        """With this at the beginning of each session's id."""
+        self._prefix = prefix
         self._cap = cap
         self._client_cap = cap if client_cap is None else client_cap
         self.ttl_s = ttl_s
@@ -62,7 +65,7 @@ class Sessions:
             raise Overloaded(
                 f"you have {self._client_cap} sessions open, which is the limit for one client"
             )
-        session = secrets.token_urlsafe(16)
+        session = self._prefix + secrets.token_urlsafe(16)
         self._sessions[session] = _Session(episode, self._clock(), client)
         self._by_client[client] += 1
         return session

@@ -33,6 +33,9 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address that both doors listen on.")
     http_port: int = Field(8000, ge=0, le=65535, description="Port of the REST door; 0: any free.")
     grpc_port: int = Field(50051, ge=0, le=65535, description="Port of the gRPC door; 0: any free.")
+    workers: int = Field(
+        1, ge=1, le=256, description="Processes behind the two ports, for as many cores."
+    )
     admin_port: int | None = Field(
         None,
         ge=0,
