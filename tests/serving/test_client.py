@@ -363,7 +363,8 @@ barrier = threading.Barrier(8)
 def play():
     barrier.wait()
     with Unit({urls["grpc"]!r}, 0) as unit:
-        print(unit.act([0.5] * 7, [True] * 5))
+        # In one piece: others write at the same time.
+        print(f"{{unit.act([0.5] * 7, [True] * 5)}}\\n", end="")
 threads = [threading.Thread(target=play) for _ in range(8)]
 [thread.start() for thread in threads]
 [thread.join() for thread in threads]
