@@ -18,10 +18,12 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
 
 from serving import errors
 from serving.access import Access, charge
 from serving.batcher import Caller
+from serving.grpc_asgi import AsgiServer
 from serving.grpc_front import enter
 from serving.grpc_team import TeamStream
 from serving.manifest import MODEL_FILE
@@ -72,18 +74,21 @@ class GrpcApi:
         max_streams: int,
         access: Access | None = None,
         credentials: grpc.ServerCredentials | None = None,
+        asgi: AsgiServer | None = None,
     ) -> None:
+        """With `asgi` the calls come through that, and nothing is listened on here."""
         self._service = service
         self._access = access
         self._max_streams = max_streams
         self._waiting: set[asyncio.Task[Any]] = set()
         """Streams that wait for their unit's next message."""
         self._stopping = False
+        self.port = 0
         self._calls = 0
         self._no_calls = asyncio.Event()
         self._no_calls.set()
         self._health = health.aio.HealthServicer()
-        self._server = grpc.aio.server(
+        self._server: Any = asgi or grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", max_message_bytes),
                 # Without this a second server on the same port would silently share its calls.
@@ -93,9 +98,12 @@ class GrpcApi:
         self._server.add_generic_rpc_handlers([self._handlers()])
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if access is None:  # it answers whoever asks
-            reflection.enable_server_reflection(
-                [SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server
+            names = [SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME]
+            add_ServerReflectionServicer_to_server(
+                reflection.aio.ReflectionServicer(names), self._server
             )
+        if asgi is not None:
+            return
         self.port = (
             self._server.add_insecure_port(address)
             if credentials is None

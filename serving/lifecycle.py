@@ -8,8 +8,8 @@ import gc
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import structlog
 import uvicorn
@@ -40,10 +40,65 @@ _WATCH_KEYS_S = 1.0
 _SWEEP_S = 1.0
 
 
-async def serve(settings: Settings) -> None:
-    """Load the models, open both doors, and run until SIGTERM or SIGINT. Raises: SetupError"""
+class Doors(NamedTuple):
+    """Both doors, open."""
+
+    rest: str
+    """Where REST is, as a URL."""
+    grpc: str
+    rpc: GrpcApi
+    close: Callable[[], Awaitable[object]]
+    """Finish what runs, for at most the grace, and hang up."""
+
+
+class OpenDoors(Protocol):
+    """How doors are opened. Raises: SetupError"""
+
+    async def __call__(
+        self,
+        front: RestFront,
+        service: AgentService,
+        settings: Settings,
+        access: Access | None,
+        tls: Tls | None,
+    ) -> Doors: ...
+
+
+async def open_doors(
+    front: RestFront,
+    service: AgentService,
+    settings: Settings,
+    access: Access | None,
+    tls: Tls | None,
+) -> Doors:
+    """uvicorn and grpcio, each on a port of its own. Raises: SetupError"""
+    rest = http_server(front, settings, tls)
+    listener = _listen(settings.host, settings.http_port, "REST")
+    rpc = _grpc_api(service, settings, access, tls)
+    await rpc.start()
+    serving = asyncio.create_task(rest.serve(sockets=[listener]))
+    while not rest.started and not serving.done():
+        await asyncio.sleep(0.001)
+
+    async def close() -> None:
+        rest.should_exit = True
+        await asyncio.gather(rpc.stop(settings.grace_s), serving)
+
+    return Doors(
+        f"{'https' if tls else 'http'}://{_address(settings.host, listener.getsockname()[1])}",
+        f"{'grpcs' if tls else 'grpc'}://{_address(settings.host, rpc.port)}",
+        rpc,
+        close,
+    )
+
+
+async def serve(
+    settings: Settings, open_doors: OpenDoors = open_doors, stop: asyncio.Event | None = None
+) -> None:
+    """Load the models, open both doors, and run until `stop` is set: without it, until SIGTERM or
+    SIGINT. Raises: SetupError"""
     start = time.perf_counter()
-    stop = _signalled()
+    stop = stop or _signalled()
     check_exposure(settings)
     access, tls = open_access(settings), open_tls(settings)
     repository = Repository(settings.models, settings.device)
@@ -68,21 +123,16 @@ async def serve(settings: Settings) -> None:
     )
     api = RestApi(service, sessions, settings.max_body_bytes)
     traced = settings.traces != "none"
-    rest = http_server(RestFront(api, access, count=api.count_error, traced=traced), settings, tls)
-    listener = _listen(settings.host, settings.http_port, "REST")
-    rpc = _grpc_api(service, settings, access, tls)
+    front = RestFront(api, access, count=api.count_error, traced=traced)
     # What is loaded by now stays: the collector need not look at it again.
     gc.collect()
     gc.freeze()
-    await rpc.start()
-    serving = asyncio.create_task(rest.serve(sockets=[listener]))
-    while not rest.started and not serving.done():
-        await asyncio.sleep(0.001)
+    doors = await open_doors(front, service, settings, access, tls)
     admin = await _open_admin(control, settings, access, tls)
     log.info(
         "ready",
-        rest=f"{'https' if tls else 'http'}://{_address(settings.host, listener.getsockname()[1])}",
-        grpc=f"{'grpcs' if tls else 'grpc'}://{_address(settings.host, rpc.port)}",
+        rest=doors.rest,
+        grpc=doors.grpc,
         models=[f"{model.name}/{model.version}" for model in repository.models()],
         providers=sorted({model.provider for model in repository.models()}),
         start_s=round(time.perf_counter() - start, 3),
@@ -95,9 +145,8 @@ async def serve(settings: Settings) -> None:
     log.info("draining")
     if admin:
         await admin.close()
-    await _drain(service, rpc, settings)
-    rest.should_exit = True
-    await asyncio.gather(rpc.stop(settings.grace_s), serving)
+    await _drain(service, doors.rpc, settings)
+    await doors.close()
     watching.cancel()
     if isinstance(service, TracedService):
         service.end_traces()
@@ -128,7 +177,8 @@ async def _watched(keys: MemoryKeyFile | None) -> AsyncIterator[None]:
             await asyncio.sleep(_WATCH_KEYS_S)
             keys.reload_if_changed()
 
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, keys.reload)
+    with contextlib.suppress(RuntimeError, ValueError):  # signals are for the main thread alone
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, keys.reload)
     watching = asyncio.create_task(watch())
     try:
         yield

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +19,7 @@ from serving.logs import configure_logging
 from serving.settings import Settings, SetupError
 
 _FLAGS = (
-    "models", "host", "http_port", "grpc_port", "device", "insecure", "log_level", "log_format",
+    "models", "front", "host", "http_port", "grpc_port", "device", "insecure", "log_level", "log_format",
 )  # fmt: skip
 
 
@@ -59,6 +59,7 @@ app.add_typer(key_app, name="key")
 
 
 Models = Annotated[Path | None, _option("models")]
+Front = Annotated[str | None, _option("front")]
 Host = Annotated[str | None, _option("host")]
 HttpPort = Annotated[int | None, _option("http_port")]
 GrpcPort = Annotated[int | None, _option("grpc_port")]
@@ -72,6 +73,7 @@ LogFormat = Annotated[str | None, _option("log_format")]
 def command(
     context: typer.Context,
     models: Models = None,
+    front: Front = None,
     host: Host = None,
     http_port: HttpPort = None,
     grpc_port: GrpcPort = None,
@@ -90,7 +92,7 @@ def command(
         settings = Settings(**given)
         configure_logging(settings)
         check_device(settings.device)
-        uvloop.run(serve(settings))
+        uvloop.run(_served(settings))
     except ValidationError as error:
         for fault in _faults(error):
             typer.echo(fault, err=True)
@@ -100,10 +102,19 @@ def command(
         raise typer.Exit(1) from None
 
 
+def _served(settings: Settings) -> Coroutine[Any, Any, None]:
+    if settings.front == "grpcio":
+        return serve(settings)
+    from serving.envoy_front import serve_behind_envoy  # an extra
+
+    return serve_behind_envoy(settings)
+
+
 @app.command("check")
 def check_command(
     context: typer.Context,
     models: Models = None,
+    front: Front = None,
     host: Host = None,
     http_port: HttpPort = None,
     grpc_port: GrpcPort = None,
