@@ -19,6 +19,8 @@ from typing import Any
 from serving.access import Access
 from serving.asgi_presence import Left, Presence
 from serving.batcher import Caller
+from serving.device import check_device, check_engine
+from serving.envoy_front import SETTINGS, SOCKET, STOPPED
 from serving.grpc_api import GrpcApi
 from serving.grpc_asgi import AsgiServer, is_grpc
 from serving.lifecycle import Doors, serve
@@ -28,10 +30,6 @@ from serving.rest_front import RestFront
 from serving.service import AgentService
 from serving.settings import Settings, SetupError
 from serving.tls import Tls
-
-SOCKET = "UNMIX_FRONT_SOCKET"
-SETTINGS = "UNMIX_FRONT_SETTINGS"
-STOP, STOPPED = b"stop\n", b"stopped\n"
 
 
 class EnvoyApp:
@@ -68,7 +66,7 @@ class EnvoyApp:
             tls: Tls | None,
         ) -> Doors:
             self._rest = front
-            limits = settings.max_body_bytes, settings.max_streams
+            limits = settings.max_body_bytes, settings.max_streams, settings.max_client_streams
             rpc = GrpcApi(service, "", *limits, access, asgi=self._calls)
             await rpc.start()
             opened.set()
@@ -78,7 +76,12 @@ class EnvoyApp:
                 f"http://{address}", f"grpc://{address}", rpc, lambda: rpc.stop(settings.grace_s)
             )
 
-        self._serving = asyncio.create_task(serve(self._settings, open_doors, self._stop))
+        async def run() -> None:
+            check_engine()
+            check_device(self._settings.device)
+            await serve(self._settings, open_doors, self._stop)
+
+        self._serving = asyncio.create_task(run())
         self._serving.add_done_callback(self._ended)
         opening = asyncio.create_task(opened.wait())
         await asyncio.wait([self._serving, opening], return_when=asyncio.FIRST_COMPLETED)
@@ -105,7 +108,6 @@ class EnvoyApp:
 
     def _listen_to_parent(self) -> None:
         if self._parent.recv(64):
-            asyncio.get_running_loop().remove_reader(self._parent)
             self._stop.set()
         else:
             os.kill(os.getpid(), signal.SIGKILL)

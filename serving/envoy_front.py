@@ -20,12 +20,16 @@ from typing import Any
 import structlog
 
 from serving.access import check_exposure
-from serving.envoy_app import SETTINGS, SOCKET, STOP, STOPPED
 from serving.settings import Settings, SetupError
 
 log = structlog.get_logger("serving")
 
+SOCKET, SETTINGS = "UNMIX_FRONT_SOCKET", "UNMIX_FRONT_SETTINGS"
+"""Variables that tell `envoy_app` which of its files is the socket, and the settings as JSON."""
+STOP, STOPPED = b"stop\n", b"stopped\n"
+
 _LOG_FORMAT = '{"timestamp":"%Y-%m-%dT%T.%eZ","level":"%l","logger":"envoy.%n","event":"%j"}'
+_INSPECTOR = "type.googleapis.com/envoy.extensions.filters.listener.http_inspector.v3.HttpInspector"
 _SIGNALS = {signal.SIGTERM, signal.SIGINT}
 
 
@@ -168,6 +172,11 @@ def envoy_config(settings: Settings) -> dict[str, Any]:
     config: dict[str, Any] = server.get_envoy_config()
     del config["admin"]
     (listener,) = config["static_resources"]["listeners"]
+    # A caller who connects and says nothing is hung up on.
+    listener["listener_filters"] = [
+        {"name": "http_inspector", "typed_config": {"@type": _INSPECTOR}}
+    ]
+    listener["listener_filters_timeout"] = f"{settings.receive_timeout_s}s"
     listener["per_connection_buffer_limit_bytes"] = max(1 << 20, 4 * settings.max_body_bytes)
     http = listener["filter_chains"][0]["filters"][-1]["typed_config"]
     http |= {

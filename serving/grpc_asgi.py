@@ -114,7 +114,7 @@ class AsgiServer:
         return found
 
 
-class _CallDetails(grpc.HandlerCallDetails):  # type: ignore[misc]
+class _CallDetails(grpc.HandlerCallDetails):
     def __init__(self, method: str) -> None:
         self.method, self.invocation_metadata = method, ()
 
@@ -157,8 +157,8 @@ class _Call:
         except _Ended as ended:
             code, text = ended.code, ended.text
         except asyncio.CancelledError:
-            ended = self._early or _Ended(grpc.StatusCode.CANCELLED, "cancelled")
-            code, text = ended.code, ended.text
+            early = self._early or _Ended(grpc.StatusCode.CANCELLED, "cancelled")
+            code, text = early.code, early.text
         except Exception as error:
             code, text = grpc.StatusCode.INTERNAL, "internal error"
             if not self._gone:
@@ -293,9 +293,7 @@ class _Call:
                 f"the message has {size} bytes; the limit is {self._max_bytes}",
             )
         if compressed:
-            self._give_up(
-                grpc.StatusCode.UNIMPLEMENTED, "compressed messages are not read here"
-            )
+            self._give_up(grpc.StatusCode.UNIMPLEMENTED, "compressed messages are not read here")
         end = _HEAD.size + size
         if len(arrived) < end:
             return None
@@ -305,7 +303,7 @@ class _Call:
 
     def _frame(self, message: Any) -> bytes:
         encode = self._handler.response_serializer
-        data = message if encode is None else encode(message)
+        data: bytes = message if encode is None else encode(message)
         return _HEAD.pack(0, len(data)) + data
 
     async def _write_last(self, message: Any) -> None:

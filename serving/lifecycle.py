@@ -261,7 +261,7 @@ def _grpc_api(
     """Raises: SetupError"""
     address = _address(settings.host, settings.grpc_port)
     credentials = None if tls is None else tls.grpc_credentials()
-    limits = settings.max_body_bytes, settings.max_streams
+    limits = settings.max_body_bytes, settings.max_streams, settings.max_client_streams
     try:
         return GrpcApi(service, address, *limits, access, credentials)
     except RuntimeError as error:

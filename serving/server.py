@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import uvloop
 from pydantic import ValidationError
 
-from serving.check import Finding, check
-from serving.device import check_device, check_engine
 from serving.key_command import key_app
-from serving.lifecycle import serve
 from serving.logs import configure_logging
 from serving.settings import Settings, SetupError
 
+if TYPE_CHECKING:
+    from serving.check import Finding
+
 _FLAGS = (
-    "models", "front", "host", "http_port", "grpc_port", "device", "insecure", "log_level", "log_format",
+    "models", "front", "host", "http_port", "grpc_port", "device", "insecure", "log_level",
+    "log_format",
 )  # fmt: skip
 
 
@@ -88,11 +89,9 @@ def command(
     if context.invoked_subcommand is not None:
         return
     try:
-        check_engine()
         settings = Settings(**given)
         configure_logging(settings)
-        check_device(settings.device)
-        uvloop.run(_served(settings))
+        _run(settings)
     except ValidationError as error:
         for fault in _faults(error):
             typer.echo(fault, err=True)
@@ -102,12 +101,20 @@ def command(
         raise typer.Exit(1) from None
 
 
-def _served(settings: Settings) -> Coroutine[Any, Any, None]:
-    if settings.front == "grpcio":
-        return serve(settings)
-    from serving.envoy_front import serve_behind_envoy  # an extra
+def _run(settings: Settings) -> None:
+    """Serve until told to stop. Raises: SetupError"""
+    # Imported here, as behind Envoy this process only waits: the service is in Envoy's.
+    if settings.front == "envoy":
+        from serving.envoy_front import serve_behind_envoy
 
-    return serve_behind_envoy(settings)
+        uvloop.run(serve_behind_envoy(settings))
+        return
+    from serving.device import check_device, check_engine
+    from serving.lifecycle import serve
+
+    check_engine()
+    check_device(settings.device)
+    uvloop.run(serve(settings))
 
 
 @app.command("check")
@@ -135,6 +142,9 @@ def check_command(
 
 
 def _check(given: dict[str, Any]) -> Iterator[Finding]:
+    from serving.check import Finding, check
+    from serving.device import check_engine
+
     try:
         check_engine()
     except SetupError as error:

@@ -116,6 +116,12 @@ class Settings(BaseSettings):
     max_streams: int = Field(
         10_000, ge=1, description="Units that gRPC streams hold at a time, one or many a stream."
     )
+    max_client_streams: int = Field(
+        2_000,
+        ge=1,
+        description="Units that the streams of one client (a credential, else an address) may "
+        "hold; raise it where all callers come through one proxy.",
+    )
 
     memory_keys: Path | None = Field(
         None,
