@@ -2,7 +2,7 @@
 
 pyvoy says `http.disconnect` to whoever waits in `receive` while a request is still arriving. Once
 it has arrived, `receive` answers at once: with nothing as long as the caller is there. So it is
-asked again and again then, but not often: most steps are answered long before.
+asked again and again then, but ever less often: most steps are answered before the first time.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from serving.rest_api import Message, Receive
 
-LOOK_S = 0.05
+FIRST_LOOK_S, LAST_LOOK_S = 0.05, 1.0
 
 
 class Left(Exception):  # noqa: N818 - callers do leave
@@ -33,6 +33,7 @@ class Presence:
         self._timer: asyncio.TimerHandle | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._ended = self._stopped = False
+        self._look_s = FIRST_LOOK_S
         self._ask()
 
     async def receive(self) -> bytes | None:
@@ -51,7 +52,7 @@ class Presence:
             self._ask()
         else:
             self._ended, self._next = True, None
-            self._timer = self._loop.call_later(LOOK_S, self._ask)
+            self._look_later()
         body: bytes = message.get("body", b"")
         return body if body or not self._ended else None
 
@@ -73,4 +74,8 @@ class Presence:
         if told.result()["type"] == "http.disconnect":
             self._leave()
         elif self._ended:
-            self._timer = self._loop.call_later(LOOK_S, self._ask)
+            self._look_later()
+
+    def _look_later(self) -> None:
+        self._timer = self._loop.call_later(self._look_s, self._ask)
+        self._look_s = min(2 * self._look_s, LAST_LOOK_S)

@@ -24,12 +24,15 @@ from serving.settings import Settings, SetupError
 
 log = structlog.get_logger("serving")
 
+ARRIVED = "x-unmix-arrived"
+"""The header in which Envoy says when a request began, in seconds since the epoch."""
 SOCKET, SETTINGS = "UNMIX_FRONT_SOCKET", "UNMIX_FRONT_SETTINGS"
 """Variables that tell `envoy_app` which of its files is the socket, and the settings as JSON."""
 STOP, STOPPED = b"stop\n", b"stopped\n"
 
 _LOG_FORMAT = '{"timestamp":"%Y-%m-%dT%T.%eZ","level":"%l","logger":"envoy.%n","event":"%j"}'
 _INSPECTOR = "type.googleapis.com/envoy.extensions.filters.listener.http_inspector.v3.HttpInspector"
+_MUTATION = "type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation"
 _SIGNALS = {signal.SIGTERM, signal.SIGINT}
 
 
@@ -179,6 +182,7 @@ def envoy_config(settings: Settings) -> dict[str, Any]:
     listener["listener_filters_timeout"] = f"{settings.receive_timeout_s}s"
     listener["per_connection_buffer_limit_bytes"] = max(1 << 20, 4 * settings.max_body_bytes)
     http = listener["filter_chains"][0]["filters"][-1]["typed_config"]
+    http["http_filters"].insert(0, _arrival_filter())
     http |= {
         # Who calls is who is connected, whatever x-forwarded-for says.
         "use_remote_address": True,
@@ -192,3 +196,13 @@ def envoy_config(settings: Settings) -> dict[str, Any]:
         "http2_protocol_options": {"max_concurrent_streams": max(1024, 2 * settings.max_streams)},
     }
     return config
+
+
+def _arrival_filter() -> dict[str, Any]:
+    """Says when a request began, whatever its caller says of that."""
+    header = {"key": ARRIVED, "value": "%START_TIME(%s.%6f)%"}
+    mutation = {"append": {"header": header, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}}
+    return {
+        "name": "arrived",
+        "typed_config": {"@type": _MUTATION, "mutations": {"request_mutations": [mutation]}},
+    }

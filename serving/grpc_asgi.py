@@ -17,6 +17,7 @@ import inspect
 import logging
 import re
 import struct
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, NoReturn
 from urllib.parse import quote
@@ -24,6 +25,7 @@ from urllib.parse import quote
 import grpc
 
 from serving.asgi_presence import Left, Presence
+from serving.envoy_front import ARRIVED
 from serving.rest_api import Message, Receive, Scope, Send
 
 logger = logging.getLogger(__name__)
@@ -185,6 +187,9 @@ class _Call:
             if found is None:
                 raise _Ended(grpc.StatusCode.INTERNAL, "grpc-timeout is not a time")
             self._deadline = self._loop.time() + int(found[1]) * _UNITS[found[2]]
+            if (arrived := given.get(ARRIVED)) is not None:
+                # It may have waited for the event loop since.
+                self._deadline -= max(0.0, time.time() - float(arrived))
         self._handler = find(self._scope["path"])
         if given.get("te") != "trailers":
             raise _Ended(grpc.StatusCode.INTERNAL, "a call needs the header te: trailers")

@@ -46,6 +46,7 @@ class RunningServer:
             env=clean | given | {"OMP_NUM_THREADS": "1"},
             cwd=cwd,
         )
+        self._front = chosen["front"]
         self.log: list[str] = []
         self._ready = threading.Event()
         self.rest = self.grpc = self.admin = ""
@@ -81,6 +82,14 @@ class RunningServer:
         log = "".join(self.log)
         assert code == 0, log
         assert "Traceback" not in log, log
+
+    @property
+    def serving_pid(self) -> int:
+        """The process that answers: behind Envoy it is Envoy's."""
+        pid = self.process.pid
+        if self._front == "envoy":
+            pid = int(Path(f"/proc/{pid}/task/{pid}/children").read_text())
+        return pid
 
     def kill(self) -> None:
         """SIGKILL: no farewell. `stop` still has to be called."""

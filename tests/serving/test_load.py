@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import queue
 import signal
 import socket
@@ -39,11 +40,12 @@ def slow_server(models: Path) -> Iterator[RunningServer]:
 @contextlib.contextmanager
 def halted(server: RunningServer) -> Iterator[None]:
     """The server sees what happens in here only afterwards, all at once."""
-    server.process.send_signal(signal.SIGSTOP)
+    pid = server.serving_pid
+    os.kill(pid, signal.SIGSTOP)
     try:
         yield
     finally:
-        server.process.send_signal(signal.SIGCONT)
+        os.kill(pid, signal.SIGCONT)
 
 
 def numbers(server: RunningServer) -> dict[str, float]:
@@ -120,7 +122,10 @@ def test_steps_of_connections_that_have_closed_are_not_run(slow_server: RunningS
     after = numbers(slow_server)
     assert n_run(after) == n_run(before) + 20
     assert n_requests(after, "rest", "ok") == n_requests(before, "rest", "ok") + 20
-    assert n_requests(after, "rest", "abandoned") == n_requests(before, "rest", "abandoned") + 20
+    # Behind Envoy the service may see who has left before it sees what they wanted.
+    codes = ("abandoned", "malformed_request")
+    left = [sum(n_requests(shown, "rest", code) for code in codes) for shown in (before, after)]
+    assert left[1] == left[0] + 20
 
 
 def test_a_step_whose_deadline_has_passed_is_not_run(slow_server: RunningServer) -> None:
