@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser demo test check format proto calibration sensitivity reports bench clean
+.PHONY: help setup browser demo test envoy check format proto calibration sensitivity reports bench clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,6 +29,9 @@ demo: setup ## train 3s5z from scratch, export, serve, win over gRPC (about 12 m
 
 test: setup check ## the whole suite: linters, types, tests
 	$(BIN)/python -m pytest -q -n auto --dist worksteal
+
+envoy: setup ## the service's tests, all of them behind Envoy
+	TEST_FRONT=envoy $(BIN)/python -m pytest -q -n auto tests/serving
 
 check: setup ## ruff and mypy
 	$(BIN)/ruff check .

@@ -18,6 +18,7 @@ import logging
 import re
 import struct
 import time
+import zlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, NoReturn
 from urllib.parse import quote
@@ -34,6 +35,8 @@ _HEAD = struct.Struct(">BI")
 _TIMEOUT = re.compile(r"(\d{1,8})([HMSmun])")
 _UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _PRINTABLE = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
+_WINDOW = {"gzip": 31, "deflate": 15}
+"""The encodings that are read, as zlib names them."""
 _GRPC = re.compile(r"application/grpc([+;].*)?")
 _CLOSING = "the server is shutting down"
 _FLUSH_S = 0.05
@@ -297,14 +300,37 @@ class _Call:
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
                 f"the message has {size} bytes; the limit is {self._max_bytes}",
             )
-        if compressed:
-            self._give_up(grpc.StatusCode.UNIMPLEMENTED, "compressed messages are not read here")
         end = _HEAD.size + size
         if len(arrived) < end:
             return None
         data = bytes(arrived[_HEAD.size : end])
         del arrived[:end]
-        return data
+        return self._inflate(data) if compressed else data
+
+    def _inflate(self, data: bytes) -> bytes:
+        kind = dict(self._headers).get("grpc-encoding", "identity")
+        if kind == "identity":
+            self._give_up(
+                grpc.StatusCode.INTERNAL, "Compression bit set but no encoding configured"
+            )
+        if kind not in _WINDOW:
+            self._give_up(
+                grpc.StatusCode.UNIMPLEMENTED, "messages may be compressed by deflate and gzip"
+            )
+        inflater = zlib.decompressobj(_WINDOW[kind])
+        try:
+            # One byte more than is allowed shows that it would be too much: no more is unpacked.
+            inflated = inflater.decompress(data, self._max_bytes + 1)
+        except zlib.error:
+            self._give_up(grpc.StatusCode.INTERNAL, f"the message is not compressed by {kind}")
+        if len(inflated) > self._max_bytes:
+            self._give_up(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"the message has more bytes than the limit, which is {self._max_bytes}",
+            )
+        if not inflater.eof:
+            self._give_up(grpc.StatusCode.INTERNAL, f"the message is not compressed by {kind}")
+        return inflated
 
     def _frame(self, message: Any) -> bytes:
         encode = self._handler.response_serializer
@@ -333,7 +359,10 @@ class _Call:
 
 
 def _start(more: Headers, trailers: bool) -> Message:
-    headers = [(b"content-type", b"application/grpc"), (b"grpc-accept-encoding", b"identity")]
+    headers = [
+        (b"content-type", b"application/grpc"),
+        (b"grpc-accept-encoding", b"identity, deflate, gzip"),
+    ]
     headers += more
     return {"type": "http.response.start", "status": 200, "headers": headers, "trailers": trailers}
 
