@@ -56,7 +56,7 @@ def wire(binary: Path, server: RunningServer) -> Any:
     host, port = server.grpc.split(":")
 
     def call(path: str, *messages: bytes, options: tuple[str, ...] = ()) -> Seen:
-        command = [binary, *options, host, port, path]
+        command = [str(binary), *options, host, port, path]
         ended = subprocess.run(
             command, input=b"".join(messages), capture_output=True, timeout=30, check=False
         )
