@@ -36,7 +36,6 @@ def model(models: Path) -> AgentModel:
 
 OVER_BOTH_FRONTS = {
     "test_grpc_api", "test_grpc_on_the_wire", "test_grpc_team", "test_rest_api", "test_rest_binary",
-    "test_stream_places",
 }  # fmt: skip
 """Files whose tests run over Envoy too; `make envoy` runs all of them over it."""
 

@@ -129,3 +129,13 @@ def test_envoy_is_told_the_services_limits() -> None:
     http = chain["filters"][-1]["typed_config"]
     assert http["request_headers_timeout"] == "2.5s"
     assert http["common_http_protocol_options"] == {"idle_timeout": "9s"}
+
+
+def test_the_check_looks_at_envoy_and_at_one_port(models: Path) -> None:
+    where = {"UNMIX_FRONT": "envoy", "UNMIX_HTTP_PORT": "0", "UNMIX_GRPC_PORT": "1"}
+    looked = run("check", "--models", str(models), **where)
+    assert looked.returncode == 0, looked.stdout
+    assert "ok     front: Envoy is there" in looked.stdout
+    assert "grpc_port" not in looked.stdout
+    looked = run("check", "--models", str(models), UNMIX_CLIENT_CA="/no", **where)
+    assert "FAULT  front: Envoy's certificates are not set up by this service" in looked.stdout
