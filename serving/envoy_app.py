@@ -135,8 +135,7 @@ async def _answer(
         return {"type": "http.request", "body": piece or b"", "more_body": piece is not None}
 
     try:
-        with contextlib.suppress(Exception) if caller.gone else contextlib.nullcontext():
-            await rest(scope, next_piece, send)
+        await rest(scope, next_piece, send)
     finally:
         presence.stop()
 

