@@ -21,6 +21,7 @@ from serving.asgi_presence import Left, Presence
 from serving.batcher import Caller
 from serving.device import check_device, check_engine
 from serving.envoy_front import SETTINGS, SOCKET, STOPPED
+from serving.errors import MalformedRequest
 from serving.grpc_api import GrpcApi
 from serving.grpc_asgi import AsgiServer, is_grpc
 from serving.lifecycle import Doors, serve
@@ -130,8 +131,10 @@ async def _answer(
         try:
             async with asyncio.timeout_at(deadline):
                 piece = await presence.receive()
-        except (Left, TimeoutError):
+        except Left:
             return {"type": "http.disconnect"}
+        except TimeoutError:
+            raise MalformedRequest(f"the request took over {timeout_s} s to arrive") from None
         return {"type": "http.request", "body": piece or b"", "more_body": piece is not None}
 
     try:

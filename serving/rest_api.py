@@ -274,14 +274,14 @@ class RestApi:
         return self._service.metrics.exposition(accept)
 
     async def _read_body(self, receive: Receive) -> bytes:
-        """Raises: RequestTooLarge, as soon as the limit is passed."""
+        """Raises: RequestTooLarge, as soon as the limit is passed; Abandoned"""
         pieces: list[bytes] = []
         room = self._max_body_bytes
         more = True
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
-                raise errors.MalformedRequest("the caller left before its request had arrived")
+                raise errors.Abandoned("the caller left before its request had arrived")
             piece: bytes = message.get("body", b"")
             more = message.get("more_body", False)
             pieces.append(piece)
