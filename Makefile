@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser prometheus haproxy images demo test check format proto calibration sensitivity reports bench clean
+.PHONY: help setup browser prometheus haproxy compiler images demo test envoy check format proto calibration sensitivity reports bench clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -32,6 +32,10 @@ haproxy: ## HAProxy, for the tests of replicas (Debian, as root)
 	apt-get update -qq
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends haproxy
 
+compiler: ## gcc and nghttp2, for the tests with a client in C (Debian, as root)
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends gcc libc6-dev libnghttp2-dev
+
 images: setup ## the Dockerfile's steps on a bare Debian (as root; needs debootstrap; minutes)
 	$(BIN)/python -m tests.containers.images
 
@@ -40,6 +44,9 @@ demo: setup ## train 3s5z from scratch, export, serve, win over gRPC (about 12 m
 
 test: setup check ## the whole suite: linters, types, tests
 	$(BIN)/python -m pytest -q -n auto --dist worksteal
+
+envoy: setup ## the service's tests, all of them behind Envoy
+	TEST_FRONT=envoy $(BIN)/python -m pytest -q -n auto tests/serving
 
 check: setup ## ruff and mypy
 	$(BIN)/ruff check .

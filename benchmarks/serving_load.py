@@ -28,7 +28,7 @@ METHOD = "/unmix.v1.AgentService/"
 _WRK = """
 wrk.method = "POST"
 wrk.body = io.open({body!r}, "rb"):read("*a")
-wrk.headers["content-type"] = "application/json"
+wrk.headers["content-type"] = "{content_type}"
 done = function(summary, latency, requests)
   io.write(string.format('LOAD {{"n": %d, "seconds": %.6f, "p50_ms": %.4f, "p99_ms": %.4f, "errors": %d}}\\n',
     summary.requests, summary.duration / 1e6, latency:percentile(50) / 1e3,
@@ -49,12 +49,18 @@ class Load:
     p99_ms: float
 
 
-def post(url: str, body: bytes, connections: int, seconds: int) -> Load:
+def post(
+    url: str,
+    body: bytes,
+    connections: int,
+    seconds: int,
+    content_type: str = "application/json",
+) -> Load:
     """POST this body again and again, by wrk. Raises: RuntimeError: not every answer was a 2xx."""
     with tempfile.TemporaryDirectory() as folder:
         body_file, script = Path(folder) / "body", Path(folder) / "post.lua"
         body_file.write_bytes(body)
-        script.write_text(_WRK.format(body=str(body_file)))
+        script.write_text(_WRK.format(body=str(body_file), content_type=content_type))
         command = [
             "wrk",
             "-t1",

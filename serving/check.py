@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeVar
 from serving.access import check_exposure, open_access
 from serving.admin_api import ADMIN_HOST
 from serving.device import check_device
+from serving.envoy_front import check_envoy
 from serving.keys import read_keys
 from serving.memory_keys import open_memory_keys
 from serving.repository import Repository
@@ -41,6 +42,8 @@ def check(settings: Settings) -> Iterator[Finding]:
         yield _memory_keys(settings)
     if settings.workers > 1:
         yield _try(lambda: check_workers(settings), lambda _: f"workers: {settings.workers}")
+    if settings.front == "envoy":
+        yield _try(lambda: check_envoy(settings), lambda _: "front: Envoy is there")
     yield from _ports(settings)
     yield _device(settings)
     yield from _models(settings)
@@ -98,7 +101,9 @@ def _device(settings: Settings) -> Finding:
 def _ports(settings: Settings) -> Iterator[Finding]:
     doors = [("http_port", settings.host, settings.http_port, "--http-port"),
              ("grpc_port", settings.host, settings.grpc_port, "--grpc-port")]  # fmt: skip
-    if settings.http_port and settings.http_port == settings.grpc_port:
+    if settings.front == "envoy":
+        del doors[1:]  # both are the first
+    elif settings.http_port and settings.http_port == settings.grpc_port:
         yield Finding(False, "grpc_port: is that of REST. Fix: name another with --grpc-port")
         return
     admin = settings.admin_port

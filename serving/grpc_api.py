@@ -18,10 +18,12 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
 
 from serving import errors
 from serving.access import Access, charge
 from serving.batcher import Caller
+from serving.grpc_asgi import AsgiServer
 from serving.grpc_front import enter
 from serving.grpc_team import TeamStream
 from serving.manifest import MODEL_FILE
@@ -31,6 +33,7 @@ from serving.repository import ModelStatus
 from serving.request_ids import HEADER, begin_request, request_id
 from serving.service import Act, AgentService, Episode
 from serving.settings import Role
+from serving.stream_places import StreamPlaces, client_of
 
 logger = logging.getLogger(__name__)
 
@@ -70,37 +73,43 @@ class GrpcApi:
         address: str,
         max_message_bytes: int,
         max_streams: int,
+        max_client_streams: int,
         access: Access | None = None,
         credentials: grpc.ServerCredentials | None = None,
         shares_port: bool = False,
+        asgi: AsgiServer | None = None,
     ) -> None:
+        """With `asgi` the calls come through that, and nothing is listened on here."""
         self._service = service
         self._access = access
-        self._max_streams = max_streams
+        self._places = StreamPlaces(service.metrics, max_streams, max_client_streams)
         self._waiting: set[asyncio.Task[Any]] = set()
         """Streams that wait for their unit's next message."""
         self._stopping = False
+        self.port = 0
         self._calls = 0
         self._no_calls = asyncio.Event()
         self._no_calls.set()
         self._health = health.aio.HealthServicer()
-        self._server = grpc.aio.server(
+        server: Any = asgi or grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", max_message_bytes),
                 # Without this a second server on the same port would silently share its calls.
                 ("grpc.so_reuseport", int(shares_port)),
             ]
         )
-        self._server.add_generic_rpc_handlers([self._handlers()])
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._server = server
+        server.add_generic_rpc_handlers([self._handlers()])
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if access is None:  # it answers whoever asks
-            reflection.enable_server_reflection(
-                [SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server
-            )
+            names = [SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME]
+            add_ServerReflectionServicer_to_server(reflection.aio.ReflectionServicer(names), server)
+        if asgi is not None:
+            return
         self.port = (
-            self._server.add_insecure_port(address)
+            server.add_insecure_port(address)
             if credentials is None
-            else self._server.add_secure_port(address, credentials)
+            else server.add_secure_port(address, credentials)
         )
 
     async def start(self) -> None:
@@ -183,7 +192,7 @@ class GrpcApi:
 
     async def _act_stream(self, _: Any, context: Context) -> None:
         caller = _caller(context)
-        with self._place():
+        with self._place(context):
             episode: Episode | None = None
             while (data := await self._read(context)) is not None:
                 episode, answer = await self._stream_step(
@@ -192,8 +201,8 @@ class GrpcApi:
                 await context.write(answer.SerializeToString())
 
     async def _team_stream(self, _: Any, context: Context) -> None:
-        with self._place():
-            team = TeamStream(self._service, self._max_streams, _caller(context))
+        with self._place(context) as client:
+            team = TeamStream(self._service, self._places, client, _caller(context))
             try:
                 while (data := await self._read(context)) is not None:
                     request = _parse(pb.TeamStreamRequest, data)
@@ -211,17 +220,15 @@ class GrpcApi:
                 team.close()
 
     @contextlib.contextmanager
-    def _place(self) -> Iterator[None]:
-        """One of the streams that may be open. Raises: ShuttingDown, Overloaded"""
+    def _place(self, context: Context) -> Iterator[str]:
+        """One of the places of streams, and whose it is. Raises: ShuttingDown, Overloaded"""
         self._service.check_accepting()
-        metrics = self._service.metrics
-        if metrics.n_streams >= self._max_streams:
-            raise errors.Overloaded(f"{self._max_streams} streams are open, which is the limit")
-        metrics.n_streams += 1
+        client = client_of(context.peer())
+        self._places.take(client, 1)
         try:
-            yield
+            yield client
         finally:
-            metrics.n_streams -= 1
+            self._places.give_back(client, 1)
 
     async def _read(self, context: Context) -> bytes | None:
         """The stream's next message; None at its end.

@@ -12,18 +12,21 @@ from collections.abc import Iterable, Sequence
 
 from serving.access import charge
 from serving.batcher import Caller
-from serving.errors import InvalidRequest, Overloaded, ServingError, in_row
+from serving.errors import InvalidRequest, ServingError, in_row
 from serving.pb.unmix.v1 import agent_service_pb2 as pb
 from serving.service import AgentService, Episode, Step
+from serving.stream_places import StreamPlaces
 
 
 class TeamStream:
     """The units of one stream. One request at a time."""
 
-    def __init__(self, service: AgentService, max_streams: int, caller: Caller) -> None:
-        """The stream's own place among `max_streams` is taken already; it is its first unit's."""
+    def __init__(
+        self, service: AgentService, places: StreamPlaces, client: str, caller: Caller
+    ) -> None:
+        """The stream's own place is taken already; it is its first unit's."""
         self._service = service
-        self._max_streams = max_streams
+        self._places, self._client = places, client
         self._caller = caller
         self._episodes: dict[int, Episode] = {}
 
@@ -42,14 +45,14 @@ class TeamStream:
             if request.units or request.obs or request.avail_actions or not begun:
                 await self._step(request, begun, answer, timeout_s)
         except BaseException:
-            self._service.metrics.n_streams -= n_more
+            self._places.give_back(self._client, n_more)
             raise
         self._episodes |= begun
         return answer
 
     def close(self) -> None:
         """Give the units' places back, but for the stream's own."""
-        self._service.metrics.n_streams -= max(0, len(self._episodes) - 1)
+        self._places.give_back(self._client, max(0, len(self._episodes) - 1))
         self._episodes.clear()
 
     def _begin(self, begin: pb.TeamBegin) -> dict[int, Episode]:
@@ -117,12 +120,10 @@ class TeamStream:
 
         Raises: Overloaded
         """
-        metrics, n_held = self._service.metrics, len(self._episodes)
+        n_held = len(self._episodes)
         n_new = len(begun.keys() - self._episodes.keys())
         n_more = max(1, n_held + n_new) - max(1, n_held)
-        if metrics.n_streams + n_more > self._max_streams:
-            raise Overloaded(f"streams hold {self._max_streams} units at most")
-        metrics.n_streams += n_more
+        self._places.take(self._client, n_more)
         return n_more
 
 

@@ -8,8 +8,8 @@ import gc
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import structlog
 import uvicorn
@@ -41,17 +41,76 @@ _WATCH_KEYS_S = 1.0
 _SWEEP_S = 1.0
 
 
-async def serve(settings: Settings, worker: Worker | None = None) -> None:
-    """Load the models, open both doors, and run until SIGTERM or SIGINT.
+class Doors(NamedTuple):
+    """Both doors, open."""
+
+    rest: str
+    """Where REST is, as a URL."""
+    grpc: str
+    rpc: GrpcApi
+    close: Callable[[], Awaitable[object]]
+    """Finish what runs, for at most the grace, and hang up."""
+
+
+class OpenDoors(Protocol):
+    """How doors are opened. Raises: SetupError"""
+
+    async def __call__(
+        self,
+        front: RestFront,
+        service: AgentService,
+        settings: Settings,
+        access: Access | None,
+        tls: Tls | None,
+    ) -> Doors: ...
+
+
+async def open_doors(
+    front: RestFront,
+    service: AgentService,
+    settings: Settings,
+    access: Access | None,
+    tls: Tls | None,
+    shares_ports: bool = False,
+) -> Doors:
+    """uvicorn and grpcio, each on a port of its own. Raises: SetupError"""
+    rest = http_server(front, settings, tls)
+    listener = _listen(settings.host, settings.http_port, "REST", shares_ports)
+    rpc = _grpc_api(service, settings, access, tls, shares_ports)
+    await rpc.start()
+    serving = asyncio.create_task(rest.serve(sockets=[listener]))
+    while not rest.started and not serving.done():
+        await asyncio.sleep(0.001)
+
+    async def close() -> None:
+        rest.should_exit = True
+        await asyncio.gather(rpc.stop(settings.grace_s), serving)
+
+    return Doors(
+        f"{'https' if tls else 'http'}://{_address(settings.host, listener.getsockname()[1])}",
+        f"{'grpcs' if tls else 'grpc'}://{_address(settings.host, rpc.port)}",
+        rpc,
+        close,
+    )
+
+
+async def serve(
+    settings: Settings,
+    open_doors: OpenDoors = open_doors,
+    stop: asyncio.Event | None = None,
+    worker: Worker | None = None,
+) -> None:
+    """Load the models, open both doors, and run until it is time to stop.
 
     Args:
+        stop: when set, that is; without it, SIGTERM or SIGINT say so.
         worker: what this process has to know where it is one of several.
 
     Raises:
         SetupError
     """
     start = time.perf_counter()
-    stop = _signalled(again_kills=worker is None)
+    stop = stop or _signalled(again_kills=worker is None)
     check_exposure(settings)
     access = open_access(settings, worker.buckets if worker else None)
     tls = open_tls(settings)
@@ -79,21 +138,16 @@ async def serve(settings: Settings, worker: Worker | None = None) -> None:
     api = RestApi(service, sessions, settings.max_body_bytes)
     traced = settings.traces != "none"
     door = await worker.open(api, service.metrics) if worker else api
-    rest = http_server(RestFront(door, access, count=api.count_error, traced=traced), settings, tls)
-    listener = _listen(settings.host, settings.http_port, "REST", shares_port=worker is not None)
-    rpc = _grpc_api(service, settings, access, tls, shares_port=worker is not None)
+    front = RestFront(door, access, count=api.count_error, traced=traced)
     # What is loaded by now stays: the collector need not look at it again.
     gc.collect()
     gc.freeze()
-    await rpc.start()
-    serving = asyncio.create_task(rest.serve(sockets=[listener]))
-    while not rest.started and not serving.done():
-        await asyncio.sleep(0.001)
+    doors = await open_doors(front, service, settings, access, tls)
     admin = await _open_admin(control, settings, access, tls)
     log.info(
         "worker ready" if worker else "ready",
-        rest=f"{'https' if tls else 'http'}://{_address(settings.host, listener.getsockname()[1])}",
-        grpc=f"{'grpcs' if tls else 'grpc'}://{_address(settings.host, rpc.port)}",
+        rest=doors.rest,
+        grpc=doors.grpc,
         models=[f"{model.name}/{model.version}" for model in repository.models()],
         providers=sorted({model.provider for model in repository.models()}),
         start_s=round(time.perf_counter() - start, 3),
@@ -108,9 +162,8 @@ async def serve(settings: Settings, worker: Worker | None = None) -> None:
     log.info("draining")
     if admin:
         await admin.close()
-    await _drain(service, rpc, settings)
-    rest.should_exit = True
-    await asyncio.gather(rpc.stop(settings.grace_s), serving)
+    await _drain(service, doors.rpc, settings)
+    await doors.close()
     watching.cancel()
     if worker:
         worker.close()
@@ -143,7 +196,8 @@ async def _watched(keys: MemoryKeyFile | None) -> AsyncIterator[None]:
             await asyncio.sleep(_WATCH_KEYS_S)
             keys.reload_if_changed()
 
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, keys.reload)
+    with contextlib.suppress(RuntimeError, ValueError):  # signals are for the main thread alone
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, keys.reload)
     watching = asyncio.create_task(watch())
     try:
         yield
@@ -235,7 +289,7 @@ def _grpc_api(
     """Raises: SetupError"""
     address = _address(settings.host, settings.grpc_port)
     credentials = None if tls is None else tls.grpc_credentials()
-    limits = settings.max_body_bytes, settings.max_streams
+    limits = settings.max_body_bytes, settings.max_streams, settings.max_client_streams
     try:
         return GrpcApi(service, address, *limits, access, credentials, shares_port)
     except RuntimeError as error:

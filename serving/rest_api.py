@@ -17,7 +17,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 
-from serving import errors
+from serving import errors, rest_binary
 from serving.batcher import Caller
 from serving.metrics import Door, error_code
 from serving.request_ids import begin_request, request_id
@@ -85,6 +85,7 @@ _session_decoder = msgspec.json.Decoder(SessionRequest)
 _reset_decoder = msgspec.json.Decoder(ResetRequest)
 _encode = msgspec.json.Encoder().encode
 _JSON: tuple[bytes, bytes] = (b"content-type", JSON.encode())
+_OCTETS: tuple[bytes, bytes] = (b"content-type", rest_binary.OCTETS.encode())
 
 
 class RestApi:
@@ -127,6 +128,13 @@ class RestApi:
         self, agent: str, receive: Receive, scope: Scope
     ) -> tuple[int, Headers, bytes]:
         """(status, headers, body) of one step."""
+        if _is_binary(scope):
+
+            async def act(body: bytes) -> bytes:
+                agent_id = _whole_number(agent)
+                return await rest_binary.act_one(self._service, agent_id, body, _caller(scope))
+
+            return await self._answer_steps("rest", receive, act, _OCTETS)
         return await self._answer_steps(
             "rest",
             receive,
@@ -135,6 +143,13 @@ class RestApi:
 
     async def answer_team(self, receive: Receive, scope: Scope) -> tuple[int, Headers, bytes]:
         """(status, headers, body) of many agents' steps."""
+        if _is_binary(scope):
+            return await self._answer_steps(
+                "rest_team",
+                receive,
+                lambda body: rest_binary.act_many(self._service, body, _caller(scope)),
+                _OCTETS,
+            )
 
         async def act(body: bytes) -> bytes:
             request = decode(_team_decoder, body)
@@ -143,14 +158,18 @@ class RestApi:
         return await self._answer_steps("rest_team", receive, act)
 
     async def _answer_steps(
-        self, door: Door, receive: Receive, act: Callable[[bytes], Awaitable[bytes]]
+        self,
+        door: Door,
+        receive: Receive,
+        act: Callable[[bytes], Awaitable[bytes]],
+        content_type: tuple[bytes, bytes] = _JSON,
     ) -> tuple[int, Headers, bytes]:
         try:
             answer = await act(await self._read_body(receive))
         except Exception as error:
             self._service.count_error(door, error)
             return _problem(error)
-        return 200, [_JSON, (b"content-length", b"%d" % len(answer))], answer
+        return 200, [content_type, (b"content-length", b"%d" % len(answer))], answer
 
     async def _act(self, agent: str, request: ActRequest, caller: Caller) -> bytes:
         agent_id = _whole_number(agent)
@@ -255,14 +274,14 @@ class RestApi:
         return self._service.metrics.exposition(accept)
 
     async def _read_body(self, receive: Receive) -> bytes:
-        """Raises: RequestTooLarge, as soon as the limit is passed."""
+        """Raises: RequestTooLarge, as soon as the limit is passed; Abandoned"""
         pieces: list[bytes] = []
         room = self._max_body_bytes
         more = True
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
-                raise errors.MalformedRequest("the caller left before its request had arrived")
+                raise errors.Abandoned("the caller left before its request had arrived")
             piece: bytes = message.get("body", b"")
             more = message.get("more_body", False)
             pieces.append(piece)
@@ -279,6 +298,10 @@ def _caller(scope: Scope) -> Caller:
     """The connection. Where the server does not say, its address stands for it."""
     caller = scope.get(CALLER)
     return caller if isinstance(caller, Caller) else Caller(scope.get("client"))
+
+
+def _is_binary(scope: Scope) -> bool:
+    return _OCTETS in scope["headers"]
 
 
 def _problem(error: Exception) -> tuple[int, Headers, bytes]:
@@ -349,7 +372,10 @@ def _add_act_routes(app: FastAPI, api: RestApi) -> None:
         "/agents/{agent_id}/act",
         tags=["steps"],
         summary="Step one agent",
-        **_documented(ActAnswer, ActRequest, 400, 404, 409, 413, 422, 429, 500, 503, 504),
+        description=_BINARY,
+        **_documented(
+            ActAnswer, ActRequest, 400, 404, 409, 413, 422, 429, 500, 503, 504, binary=True
+        ),
     )
     async def act(agent_id: str, request: Request) -> Response:
         # For the docs, and for whoever mounts `app` without the shim, which answers this itself.
@@ -359,7 +385,8 @@ def _add_act_routes(app: FastAPI, api: RestApi) -> None:
         "/act",
         tags=["steps"],
         summary="Step many agents at once",
-        **_documented(TeamAnswer, TeamRequest, 400, 404, 413, 422, 429, 500, 503, 504),
+        description=_BINARY,
+        **_documented(TeamAnswer, TeamRequest, 400, 404, 413, 422, 429, 500, 503, 504, binary=True),
     )
     async def act_many(request: Request) -> Response:
         return _response(*await api.answer_team(request.receive, request.scope))
@@ -469,6 +496,9 @@ async def answer_http_error(_: Request, error: Exception) -> Response:
     return Response(_encode(problem), error.status_code, error.headers, PROBLEM_JSON)
 
 
+_BINARY = f"JSON, or `{rest_binary.OCTETS}`:\n```text\n{rest_binary.__doc__}\n```"
+_OCTETS_CONTENT = {rest_binary.OCTETS: {"schema": {"type": "string", "format": "binary"}}}
+
 _DOCUMENTED: tuple[type[msgspec.Struct], ...] = (
     ActRequest, ActAnswer, SessionRequest, ResetRequest, SessionAnswer,
     TeamRequest, TeamRow, TeamAnswer, TeamRowAnswer, ModelAnswer, ModelList, Problem, FieldFault,
@@ -495,6 +525,7 @@ def _documented(
     *problems: int,
     ok: int = 200,
     optional: bool = False,
+    binary: bool = False,
 ) -> dict[str, Any]:
     """How FastAPI documents a route whose messages it never parses."""
     responses: dict[int | str, dict[str, Any]] = {
@@ -504,8 +535,12 @@ def _documented(
         "responses": responses | _problems(*problems),
         "response_class": Response,
     }
+    if binary:
+        responses[ok]["content"] |= _OCTETS_CONTENT
     if request is not None:
-        body = {"required": not optional, "content": _content(request)}
+        body: dict[str, Any] = {"required": not optional, "content": _content(request)}
+        if binary:
+            body["content"] |= _OCTETS_CONTENT
         documented["openapi_extra"] = {"requestBody": body}
     return documented
 

@@ -13,14 +13,13 @@ from pydantic import ValidationError
 from serving.key_command import key_app
 from serving.logs import configure_logging
 from serving.settings import Settings, SetupError
-from serving.supervisor import supervise
 
 if TYPE_CHECKING:
     from serving.check import Finding
 
 _FLAGS = (
-    "models", "host", "http_port", "grpc_port", "workers", "device", "insecure", "log_level",
-    "log_format",
+    "models", "front", "host", "http_port", "grpc_port", "workers", "device", "insecure",
+    "log_level", "log_format",
 )  # fmt: skip
 
 
@@ -60,6 +59,7 @@ app.add_typer(key_app, name="key")
 
 
 Models = Annotated[Path | None, _option("models")]
+Front = Annotated[str | None, _option("front")]
 Host = Annotated[str | None, _option("host")]
 HttpPort = Annotated[int | None, _option("http_port")]
 GrpcPort = Annotated[int | None, _option("grpc_port")]
@@ -74,6 +74,7 @@ LogFormat = Annotated[str | None, _option("log_format")]
 def command(
     context: typer.Context,
     models: Models = None,
+    front: Front = None,
     host: Host = None,
     http_port: HttpPort = None,
     grpc_port: GrpcPort = None,
@@ -91,9 +92,7 @@ def command(
     try:
         settings = Settings(**given)
         configure_logging(settings)
-        if settings.workers > 1:
-            raise typer.Exit(supervise(settings))
-        _serve(settings)
+        raise typer.Exit(_run(settings))
     except ValidationError as error:
         for fault in _faults(error):
             typer.echo(fault, err=True)
@@ -103,10 +102,35 @@ def command(
         raise typer.Exit(1) from None
 
 
+def _run(settings: Settings) -> int:
+    """Serve until told to stop; the exit status. Raises: SetupError"""
+    # Imported where they are needed: a process that only looks after others, workers or Envoy,
+    # would carry the whole service for ever.
+    if settings.workers > 1:
+        from serving.supervisor import supervise
+
+        return supervise(settings)
+    import uvloop
+
+    if settings.front == "envoy":
+        from serving.envoy_front import serve_behind_envoy
+
+        uvloop.run(serve_behind_envoy(settings))
+        return 0
+    from serving.device import check_device, check_engine
+    from serving.lifecycle import serve
+
+    check_engine()
+    check_device(settings.device)
+    uvloop.run(serve(settings))
+    return 0
+
+
 @app.command("check")
 def check_command(
     context: typer.Context,
     models: Models = None,
+    front: Front = None,
     host: Host = None,
     http_port: HttpPort = None,
     grpc_port: GrpcPort = None,
@@ -125,19 +149,6 @@ def check_command(
         typer.echo(finding.line())
         findings.append(finding)
     raise typer.Exit(0 if all(finding.good for finding in findings) else 1)
-
-
-def _serve(settings: Settings) -> None:
-    """Raises: SetupError"""
-    # Not at the top: a process that only looks after workers would carry it all for ever.
-    import uvloop
-
-    from serving.device import check_device, check_engine
-    from serving.lifecycle import serve
-
-    check_engine()
-    check_device(settings.device)
-    uvloop.run(serve(settings))
 
 
 def _check(given: dict[str, Any]) -> Iterator[Finding]:

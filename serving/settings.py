@@ -30,6 +30,11 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="UNMIX_", frozen=True, extra="ignore")
 
     models: Path = Field(Path("models"), description="Folder of the models: NAME/VERSION/.")
+    front: Literal["grpcio", "envoy"] = Field(
+        "grpcio",
+        description="What callers reach; grpcio: each door has a port of its own; envoy: both "
+        "share http_port, behind Envoy.",
+    )
     host: str = Field("127.0.0.1", description="Address that both doors listen on.")
     http_port: int = Field(8000, ge=0, le=65535, description="Port of the REST door; 0: any free.")
     grpc_port: int = Field(50051, ge=0, le=65535, description="Port of the gRPC door; 0: any free.")
@@ -113,6 +118,12 @@ class Settings(BaseSettings):
     )
     max_streams: int = Field(
         10_000, ge=1, description="Units that gRPC streams hold at a time, one or many a stream."
+    )
+    max_client_streams: int = Field(
+        2_000,
+        ge=1,
+        description="Units that the streams of one client (a credential, else an address) may "
+        "hold; raise it where all callers come through one proxy.",
     )
 
     memory_keys: Path | None = Field(

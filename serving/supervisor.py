@@ -54,6 +54,11 @@ def check_workers(settings: Settings) -> None:
             "leave UNMIX_ADMIN_PORT out and set UNMIX_WATCH_MODELS_S, which all workers follow; or "
             "run one worker",
         )
+    if settings.front == "envoy":
+        raise SetupError(
+            "workers: Envoy runs the service in its own process, and that once",
+            "leave UNMIX_FRONT out, or run several servers behind a proxy (docs/scaling.md)",
+        )
     if not hasattr(socket, "SO_REUSEPORT"):
         raise SetupError("workers: this system has no SO_REUSEPORT", "run one worker")
 

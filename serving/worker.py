@@ -7,6 +7,7 @@ goes out, and its end is the other process' end, which this one does not outlive
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import shutil
 import socket
@@ -20,7 +21,7 @@ import structlog
 import uvloop
 
 from serving.device import check_device, check_engine
-from serving.lifecycle import serve
+from serving.lifecycle import open_doors, serve
 from serving.logs import configure_logging
 from serving.metrics import Metrics
 from serving.peers import answer_peers
@@ -32,7 +33,7 @@ from serving.worker_rest import WorkerRest
 
 log = structlog.get_logger("serving")
 
-_SHARED_CAPS = ("max_sessions", "max_client_sessions", "max_streams")
+_SHARED_CAPS = ("max_sessions", "max_client_sessions", "max_streams", "max_client_streams")
 """Limits of the whole service, of which each worker has its share. Those of a queue or a message
 are about one process anyway."""
 _LATER_S = 1.0
@@ -104,7 +105,9 @@ def main() -> None:
     try:
         check_engine()
         check_device(settings.device)
-        uvloop.run(serve(settings, Worker(task.number, folder, settings, parent)))
+        doors = functools.partial(open_doors, shares_ports=True)
+        worker = Worker(task.number, folder, settings, parent)
+        uvloop.run(serve(settings, doors, worker=worker))
     except SetupError as error:
         print(f"cannot start: {error}", file=sys.stderr)
         sys.exit(1)

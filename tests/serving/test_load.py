@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import queue
 import signal
 import socket
@@ -39,11 +40,12 @@ def slow_server(models: Path) -> Iterator[RunningServer]:
 @contextlib.contextmanager
 def halted(server: RunningServer) -> Iterator[None]:
     """The server sees what happens in here only afterwards, all at once."""
-    server.process.send_signal(signal.SIGSTOP)
+    pid = server.serving_pid
+    os.kill(pid, signal.SIGSTOP)
     try:
         yield
     finally:
-        server.process.send_signal(signal.SIGCONT)
+        os.kill(pid, signal.SIGCONT)
 
 
 def numbers(server: RunningServer) -> dict[str, float]:

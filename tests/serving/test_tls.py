@@ -21,7 +21,9 @@ from serving.pb.unmix.v1 import agent_service_pb2_grpc as pb_grpc
 from serving.settings import Settings, SetupError
 from serving.tls import open_tls
 from tests.serving.certificates import DAY, NOW, Authority, Files
-from tests.serving.running import RunningServer
+from tests.serving.running import FRONT, RunningServer
+
+pytestmark = pytest.mark.skipif(FRONT == "envoy", reason="the front behind Envoy has no TLS")
 
 OBS = np.linspace(-1, 1, 7, dtype="<f4")
 MASK = np.array([False, True, True, False, True])
