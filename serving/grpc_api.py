@@ -10,11 +10,11 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, NoReturn, TypeAlias, TypeVar
+from typing import Any, NoReturn, TypeAlias
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -23,18 +23,24 @@ from serving import errors
 from serving.access import Access, charge
 from serving.batcher import Caller
 from serving.grpc_front import enter
+from serving.grpc_inference import SERVICE as INFERENCE_SERVICE
+from serving.grpc_inference import GrpcInference
+from serving.grpc_messages import parse
 from serving.grpc_team import TeamStream
+from serving.inference import Inference
 from serving.manifest import MODEL_FILE
 from serving.metrics import Door, error_code
 from serving.pb.unmix.v1 import agent_service_pb2 as pb
 from serving.repository import ModelStatus
 from serving.request_ids import HEADER, begin_request, request_id
 from serving.service import Act, AgentService, Episode
+from serving.sessions import Sessions
 from serving.settings import Role
 
 logger = logging.getLogger(__name__)
 
 SERVICE = pb.DESCRIPTOR.services_by_name["AgentService"].full_name
+_SERVICES = (SERVICE, INFERENCE_SERVICE)
 
 STATUS: dict[type[errors.ServingError], grpc.StatusCode] = {
     errors.MalformedRequest: grpc.StatusCode.INVALID_ARGUMENT,
@@ -58,7 +64,6 @@ STATUS: dict[type[errors.ServingError], grpc.StatusCode] = {
 
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 Handler: TypeAlias = Callable[[Any, Context], Awaitable[bytes | None]]
-M = TypeVar("M", bound=Message)
 
 
 class GrpcApi:
@@ -67,6 +72,7 @@ class GrpcApi:
     def __init__(
         self,
         service: AgentService,
+        sessions: Sessions,
         address: str,
         max_message_bytes: int,
         max_streams: int,
@@ -74,6 +80,9 @@ class GrpcApi:
         credentials: grpc.ServerCredentials | None = None,
     ) -> None:
         self._service = service
+        self._inference = GrpcInference(
+            service, Inference(service, sessions), self._read, self._place
+        )
         self._access = access
         self._max_streams = max_streams
         self._waiting: set[asyncio.Task[Any]] = set()
@@ -90,11 +99,11 @@ class GrpcApi:
                 ("grpc.so_reuseport", 0),
             ]
         )
-        self._server.add_generic_rpc_handlers([self._handlers()])
+        self._server.add_generic_rpc_handlers([self._handlers(), self._inference_handlers()])
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if access is None:  # it answers whoever asks
             reflection.enable_server_reflection(
-                [SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server
+                [*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server
             )
         self.port = (
             self._server.add_insecure_port(address)
@@ -104,7 +113,8 @@ class GrpcApi:
 
     async def start(self) -> None:
         await self._server.start()
-        await self._health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
+        for name in _SERVICES:
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     async def say_not_serving(self) -> None:
         """Tell whoever asks for, or watches, the health that nothing new is welcome."""
@@ -136,9 +146,27 @@ class GrpcApi:
             },
         )
 
-    def _guard(self, handler: Handler, door: Door | None = None, role: Role = "act") -> Handler:
-        """The handler for callers of a role, with its errors as statuses, and counted among the
-        running calls."""
+    def _inference_handlers(self) -> grpc.GenericRpcHandler:
+        unary, stream = grpc.unary_unary_rpc_method_handler, grpc.stream_stream_rpc_method_handler
+        its, guard = self._inference, self._guard
+        return grpc.method_handlers_generic_handler(
+            INFERENCE_SERVICE,
+            {
+                "ServerLive": unary(guard(its.server_live, role=None)),
+                "ServerReady": unary(guard(its.server_ready, role=None)),
+                "ModelReady": unary(guard(its.model_ready, role="observe")),
+                "ServerMetadata": unary(guard(its.server_metadata, role="observe")),
+                "ModelMetadata": unary(guard(its.model_metadata, role="observe")),
+                "ModelInfer": unary(guard(its.model_infer, "grpc_v2")),
+                "ModelStreamInfer": stream(guard(its.model_stream_infer, "grpc_v2")),
+            },
+        )
+
+    def _guard(
+        self, handler: Handler, door: Door | None = None, role: Role | None = "act"
+    ) -> Handler:
+        """The handler for callers of a role (None: for whoever asks), with its errors as statuses,
+        and counted among the running calls."""
 
         async def guarded(request: Any, context: Context) -> bytes | None:
             self._calls += 1
@@ -158,7 +186,7 @@ class GrpcApi:
         return guarded
 
     async def _act(self, data: bytes, context: Context) -> bytes:
-        request = _parse(pb.ActRequest, data)
+        request = parse(pb.ActRequest, data)
         act = Act(
             request.agent_id,
             request.obs,
@@ -186,7 +214,7 @@ class GrpcApi:
             episode: Episode | None = None
             while (data := await self._read(context)) is not None:
                 episode, answer = await self._stream_step(
-                    _parse(pb.ActStreamRequest, data), episode, context.time_remaining(), caller
+                    parse(pb.ActStreamRequest, data), episode, context.time_remaining(), caller
                 )
                 await context.write(answer.SerializeToString())
 
@@ -195,7 +223,7 @@ class GrpcApi:
             team = TeamStream(self._service, self._max_streams, _caller(context))
             try:
                 while (data := await self._read(context)) is not None:
-                    request = _parse(pb.TeamStreamRequest, data)
+                    request = parse(pb.TeamStreamRequest, data)
                     try:
                         answer = await team.answer(request, context.time_remaining())
                     except errors.ShuttingDown:
@@ -284,12 +312,12 @@ class GrpcApi:
         return episode, answer
 
     async def _list_models(self, data: bytes, _: Context) -> bytes:
-        _parse(pb.ListModelsRequest, data)
+        parse(pb.ListModelsRequest, data)
         models = [_model(status) for status in self._service.repository.statuses()]
         return pb.ListModelsResponse(models=models).SerializeToString()
 
     async def _get_model(self, data: bytes, _: Context) -> bytes:
-        request = _parse(pb.GetModelRequest, data)
+        request = parse(pb.GetModelRequest, data)
         status = self._service.repository.status(request.name, request.version)
         return pb.GetModelResponse(model=_model(status)).SerializeToString()
 
@@ -297,14 +325,6 @@ class GrpcApi:
 def _caller(context: Context) -> Caller:
     """The connection: calls over the same one share their turns."""
     return Caller(context.peer())
-
-
-def _parse(message: type[M], data: bytes) -> M:
-    try:
-        return message.FromString(data)
-    except DecodeError:
-        name = message.DESCRIPTOR.full_name
-        raise errors.MalformedRequest(f"the message is not a {name}") from None
 
 
 async def _abort(context: Context, error: Exception) -> NoReturn:

@@ -24,6 +24,7 @@ from serving.model_control import ModelControl
 from serving.repository import Repository
 from serving.rest_api import RestApi
 from serving.rest_front import RestFront
+from serving.rest_inference import RestInference
 from serving.service import AgentService
 from serving.sessions import Sessions
 from serving.settings import Settings, SetupError
@@ -68,9 +69,11 @@ async def serve(settings: Settings) -> None:
     )
     api = RestApi(service, sessions, settings.max_body_bytes)
     traced = settings.traces != "none"
-    rest = http_server(RestFront(api, access, count=api.count_error, traced=traced), settings, tls)
+    doors = RestInference(service, sessions, api)
+    front = RestFront(doors, access, count=api.count_error, traced=traced)
+    rest = http_server(front, settings, tls)
     listener = _listen(settings.host, settings.http_port, "REST")
-    rpc = _grpc_api(service, settings, access, tls)
+    rpc = _grpc_api(service, sessions, settings, access, tls)
     # What is loaded by now stays: the collector need not look at it again.
     gc.collect()
     gc.freeze()
@@ -206,14 +209,18 @@ def _signalled() -> asyncio.Event:
 
 
 def _grpc_api(
-    service: AgentService, settings: Settings, access: Access | None, tls: Tls | None
+    service: AgentService,
+    sessions: Sessions,
+    settings: Settings,
+    access: Access | None,
+    tls: Tls | None,
 ) -> GrpcApi:
     """Raises: SetupError"""
     address = _address(settings.host, settings.grpc_port)
     credentials = None if tls is None else tls.grpc_credentials()
     limits = settings.max_body_bytes, settings.max_streams
     try:
-        return GrpcApi(service, address, *limits, access, credentials)
+        return GrpcApi(service, sessions, address, *limits, access, credentials)
     except RuntimeError as error:
         raise SetupError(
             f"gRPC port {settings.grpc_port}: {error}", "name a free port with --grpc-port"

@@ -104,10 +104,10 @@ class RestApi:
         path: str = scope["path"]
         if scope["method"] == "POST" and path.endswith("/act"):
             if path.startswith("/agents/"):
-                await _respond(send, *await self.answer_act(path[8:-4], receive, scope))
+                await respond(send, *await self.answer_act(path[8:-4], receive, scope))
                 return
             if path == "/act":
-                await _respond(send, *await self.answer_team(receive, scope))
+                await respond(send, *await self.answer_team(receive, scope))
                 return
         started = False
 
@@ -121,7 +121,7 @@ class RestApi:
         except Exception as error:
             if started:  # FastAPI's handler has answered; it raises again for servers that log
                 return
-            await _respond(send, *_problem(error))
+            await respond(send, *problem_for(error))
 
     async def answer_act(
         self, agent: str, receive: Receive, scope: Scope
@@ -130,7 +130,7 @@ class RestApi:
         return await self._answer_steps(
             "rest",
             receive,
-            lambda body: self._act(agent, decode(_act_decoder, body), _caller(scope)),
+            lambda body: self._act(agent, decode(_act_decoder, body), caller_of(scope)),
         )
 
     async def answer_team(self, receive: Receive, scope: Scope) -> tuple[int, Headers, bytes]:
@@ -138,7 +138,7 @@ class RestApi:
 
         async def act(body: bytes) -> bytes:
             request = decode(_team_decoder, body)
-            return _encode(await act_many(self._service, request, _caller(scope)))
+            return _encode(await act_many(self._service, request, caller_of(scope)))
 
         return await self._answer_steps("rest_team", receive, act)
 
@@ -149,7 +149,7 @@ class RestApi:
             answer = await act(await self._read_body(receive))
         except Exception as error:
             self._service.count_error(door, error)
-            return _problem(error)
+            return problem_for(error)
         return 200, [_JSON, (b"content-length", b"%d" % len(answer))], answer
 
     async def _act(self, agent: str, request: ActRequest, caller: Caller) -> bytes:
@@ -275,13 +275,13 @@ class RestApi:
         return await self._read_body(request.receive)
 
 
-def _caller(scope: Scope) -> Caller:
+def caller_of(scope: Scope) -> Caller:
     """The connection. Where the server does not say, its address stands for it."""
     caller = scope.get(CALLER)
     return caller if isinstance(caller, Caller) else Caller(scope.get("client"))
 
 
-def _problem(error: Exception) -> tuple[int, Headers, bytes]:
+def problem_for(error: Exception) -> tuple[int, Headers, bytes]:
     """(status, headers, body) for an error."""
     headers: Headers = [(b"content-type", PROBLEM_JSON.encode())]
     if isinstance(error, errors.ServingError):
@@ -311,14 +311,14 @@ def _describe(status: int, code: str, detail: str) -> Problem:
     )
 
 
-async def _respond(send: Send, status: int, headers: Headers, body: bytes) -> None:
+async def respond(send: Send, status: int, headers: Headers, body: bytes) -> None:
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
 async def refuse(send: Send, error: Exception) -> None:
     """Answer a request that is not let in."""
-    await _respond(send, *_problem(error))
+    await respond(send, *problem_for(error))
 
 
 def _whole_number(text: str) -> int:
@@ -458,7 +458,7 @@ def _response(status: int, headers: Headers, body: bytes) -> Response:
 
 
 async def answer_error(_: Request, error: Exception) -> Response:
-    return _response(*_problem(error))
+    return _response(*problem_for(error))
 
 
 async def answer_http_error(_: Request, error: Exception) -> Response:
