@@ -3,9 +3,11 @@
     python -m benchmarks.replicas [--seconds 60] [--kill-every 10]
 
 Units play through `deploy/haproxy/haproxy.cfg`, over REST and gRPC, with sealed memory that they
-carry and with memory that a replica holds, and go on by themselves when something breaks (`Retry`). Every
-action is compared with that of a twin that nothing happens to. A session is one unit's episode, as
-long as the run; it is lost if one of its steps fails for good. Needs HAProxy (Debian: haproxy).
+carry and with memory that a replica holds, and go on by themselves when something breaks (`Retry`).
+Every action is compared with that of a twin that nothing happens to. A session is one unit's
+episode, as long as the run; it is lost if one of its steps fails for good.
+
+Needs HAProxy (Debian: haproxy).
 """
 
 from __future__ import annotations

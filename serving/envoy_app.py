@@ -29,6 +29,7 @@ from serving.logs import configure_logging
 from serving.rest_api import CALLER, Message, Receive, Scope, Send
 from serving.rest_front import RestFront
 from serving.service import AgentService
+from serving.sessions import Sessions
 from serving.settings import Settings, SetupError
 from serving.tls import Tls
 
@@ -62,13 +63,14 @@ class EnvoyApp:
         async def open_doors(
             front: RestFront,
             service: AgentService,
+            sessions: Sessions,
             settings: Settings,
             access: Access | None,
             tls: Tls | None,
         ) -> Doors:
             self._rest = front
             limits = settings.max_body_bytes, settings.max_streams, settings.max_client_streams
-            rpc = GrpcApi(service, "", *limits, access, asgi=self._calls)
+            rpc = GrpcApi(service, sessions, "", *limits, access, asgi=self._calls)
             await rpc.start()
             opened.set()
             await _listening(settings.host, settings.http_port)

@@ -10,11 +10,11 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, NoReturn, TypeAlias, TypeVar
+from typing import Any, NoReturn, TypeAlias
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -25,19 +25,25 @@ from serving.access import Access, charge
 from serving.batcher import Caller
 from serving.grpc_asgi import AsgiServer
 from serving.grpc_front import enter
+from serving.grpc_inference import SERVICE as INFERENCE_SERVICE
+from serving.grpc_inference import GrpcInference
+from serving.grpc_messages import parse
 from serving.grpc_team import TeamStream
+from serving.inference import Inference
 from serving.manifest import MODEL_FILE
 from serving.metrics import Door, error_code
 from serving.pb.unmix.v1 import agent_service_pb2 as pb
 from serving.repository import ModelStatus
 from serving.request_ids import HEADER, begin_request, request_id
 from serving.service import Act, AgentService, Episode
+from serving.sessions import Sessions
 from serving.settings import Role
 from serving.stream_places import StreamPlaces, client_of
 
 logger = logging.getLogger(__name__)
 
 SERVICE = pb.DESCRIPTOR.services_by_name["AgentService"].full_name
+_SERVICES = (SERVICE, INFERENCE_SERVICE)
 
 STATUS: dict[type[errors.ServingError], grpc.StatusCode] = {
     errors.MalformedRequest: grpc.StatusCode.INVALID_ARGUMENT,
@@ -61,7 +67,6 @@ STATUS: dict[type[errors.ServingError], grpc.StatusCode] = {
 
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 Handler: TypeAlias = Callable[[Any, Context], Awaitable[bytes | None]]
-M = TypeVar("M", bound=Message)
 
 
 class GrpcApi:
@@ -70,6 +75,7 @@ class GrpcApi:
     def __init__(
         self,
         service: AgentService,
+        sessions: Sessions,
         address: str,
         max_message_bytes: int,
         max_streams: int,
@@ -81,6 +87,9 @@ class GrpcApi:
     ) -> None:
         """With `asgi` the calls come through that, and nothing is listened on here."""
         self._service = service
+        self._inference = GrpcInference(
+            service, Inference(service, sessions), self._read, self._place
+        )
         self._access = access
         self._places = StreamPlaces(service.metrics, max_streams, max_client_streams)
         self._waiting: set[asyncio.Task[Any]] = set()
@@ -99,10 +108,10 @@ class GrpcApi:
             ]
         )
         self._server = server
-        server.add_generic_rpc_handlers([self._handlers()])
+        server.add_generic_rpc_handlers([self._handlers(), self._inference_handlers()])
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if access is None:  # it answers whoever asks
-            names = [SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME]
+            names = [*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME]
             add_ServerReflectionServicer_to_server(reflection.aio.ReflectionServicer(names), server)
         if asgi is not None:
             return
@@ -114,7 +123,8 @@ class GrpcApi:
 
     async def start(self) -> None:
         await self._server.start()
-        await self._health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
+        for name in _SERVICES:
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     async def say_not_serving(self) -> None:
         """Tell whoever asks for, or watches, the health that nothing new is welcome."""
@@ -146,9 +156,27 @@ class GrpcApi:
             },
         )
 
-    def _guard(self, handler: Handler, door: Door | None = None, role: Role = "act") -> Handler:
-        """The handler for callers of a role, with its errors as statuses, and counted among the
-        running calls."""
+    def _inference_handlers(self) -> grpc.GenericRpcHandler:
+        unary, stream = grpc.unary_unary_rpc_method_handler, grpc.stream_stream_rpc_method_handler
+        its, guard = self._inference, self._guard
+        return grpc.method_handlers_generic_handler(
+            INFERENCE_SERVICE,
+            {
+                "ServerLive": unary(guard(its.server_live, role=None)),
+                "ServerReady": unary(guard(its.server_ready, role=None)),
+                "ModelReady": unary(guard(its.model_ready, role="observe")),
+                "ServerMetadata": unary(guard(its.server_metadata, role="observe")),
+                "ModelMetadata": unary(guard(its.model_metadata, role="observe")),
+                "ModelInfer": unary(guard(its.model_infer, "grpc_v2")),
+                "ModelStreamInfer": stream(guard(its.model_stream_infer, "grpc_v2")),
+            },
+        )
+
+    def _guard(
+        self, handler: Handler, door: Door | None = None, role: Role | None = "act"
+    ) -> Handler:
+        """The handler for callers of a role (None: for whoever asks), with its errors as statuses,
+        and counted among the running calls."""
 
         async def guarded(request: Any, context: Context) -> bytes | None:
             self._calls += 1
@@ -168,7 +196,7 @@ class GrpcApi:
         return guarded
 
     async def _act(self, data: bytes, context: Context) -> bytes:
-        request = _parse(pb.ActRequest, data)
+        request = parse(pb.ActRequest, data)
         act = Act(
             request.agent_id,
             request.obs,
@@ -196,7 +224,7 @@ class GrpcApi:
             episode: Episode | None = None
             while (data := await self._read(context)) is not None:
                 episode, answer = await self._stream_step(
-                    _parse(pb.ActStreamRequest, data), episode, context.time_remaining(), caller
+                    parse(pb.ActStreamRequest, data), episode, context.time_remaining(), caller
                 )
                 await context.write(answer.SerializeToString())
 
@@ -205,7 +233,7 @@ class GrpcApi:
             team = TeamStream(self._service, self._places, client, _caller(context))
             try:
                 while (data := await self._read(context)) is not None:
-                    request = _parse(pb.TeamStreamRequest, data)
+                    request = parse(pb.TeamStreamRequest, data)
                     try:
                         answer = await team.answer(request, context.time_remaining())
                     except errors.ShuttingDown:
@@ -292,12 +320,12 @@ class GrpcApi:
         return episode, answer
 
     async def _list_models(self, data: bytes, _: Context) -> bytes:
-        _parse(pb.ListModelsRequest, data)
+        parse(pb.ListModelsRequest, data)
         models = [_model(status) for status in self._service.repository.statuses()]
         return pb.ListModelsResponse(models=models).SerializeToString()
 
     async def _get_model(self, data: bytes, _: Context) -> bytes:
-        request = _parse(pb.GetModelRequest, data)
+        request = parse(pb.GetModelRequest, data)
         status = self._service.repository.status(request.name, request.version)
         return pb.GetModelResponse(model=_model(status)).SerializeToString()
 
@@ -305,14 +333,6 @@ class GrpcApi:
 def _caller(context: Context) -> Caller:
     """The connection: calls over the same one share their turns."""
     return Caller(context.peer())
-
-
-def _parse(message: type[M], data: bytes) -> M:
-    try:
-        return message.FromString(data)
-    except DecodeError:
-        name = message.DESCRIPTOR.full_name
-        raise errors.MalformedRequest(f"the message is not a {name}") from None
 
 
 async def _abort(context: Context, error: Exception) -> NoReturn:

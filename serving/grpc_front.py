@@ -12,8 +12,8 @@ from serving.settings import Role
 logger = logging.getLogger(__name__)
 
 
-def enter(context: Any, access: Access | None, role: Role) -> None:
-    """Name the call, and admit its caller.
+def enter(context: Any, access: Access | None, role: Role | None) -> None:
+    """Name the call, and admit its caller; without a role, whoever that is.
 
     Raises:
         NotAuthenticated, NotAllowed, RateLimited
@@ -24,8 +24,8 @@ def enter(context: Any, access: Access | None, role: Role) -> None:
     name = begin_request(str(given.get(HEADER, "")).encode("utf-8", "replace"))
     context.set_trailing_metadata(((HEADER, name),))
     traceparent.set(str(given.get("traceparent", "")))
-    logger.debug("call: %s", role)
-    if access is not None:
+    logger.debug("call: %s", role or "probe")
+    if access is not None and role is not None:
         access.admit(_token(given), _certificate(context), role)
 
 

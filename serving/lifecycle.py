@@ -24,6 +24,7 @@ from serving.model_control import ModelControl
 from serving.repository import Repository
 from serving.rest_api import RestApi
 from serving.rest_front import RestFront
+from serving.rest_inference import RestInference
 from serving.service import AgentService
 from serving.sessions import Sessions
 from serving.settings import Settings, SetupError
@@ -59,6 +60,7 @@ class OpenDoors(Protocol):
         self,
         front: RestFront,
         service: AgentService,
+        sessions: Sessions,
         settings: Settings,
         access: Access | None,
         tls: Tls | None,
@@ -68,6 +70,7 @@ class OpenDoors(Protocol):
 async def open_doors(
     front: RestFront,
     service: AgentService,
+    sessions: Sessions,
     settings: Settings,
     access: Access | None,
     tls: Tls | None,
@@ -76,7 +79,7 @@ async def open_doors(
     """uvicorn and grpcio, each on a port of its own. Raises: SetupError"""
     rest = http_server(front, settings, tls)
     listener = _listen(settings.host, settings.http_port, "REST", shares_ports)
-    rpc = _grpc_api(service, settings, access, tls, shares_ports)
+    rpc = _grpc_api(service, sessions, settings, access, tls, shares_ports)
     await rpc.start()
     serving = asyncio.create_task(rest.serve(sockets=[listener]))
     while not rest.started and not serving.done():
@@ -137,12 +140,13 @@ async def serve(
     )
     api = RestApi(service, sessions, settings.max_body_bytes)
     traced = settings.traces != "none"
-    door = await worker.open(api, service.metrics) if worker else api
+    rest = RestInference(service, sessions, api, holds_sequences=worker is None)
+    door = await worker.open(rest, api, service.metrics) if worker else rest
     front = RestFront(door, access, count=api.count_error, traced=traced)
     # What is loaded by now stays: the collector need not look at it again.
     gc.collect()
     gc.freeze()
-    doors = await open_doors(front, service, settings, access, tls)
+    doors = await open_doors(front, service, sessions, settings, access, tls)
     admin = await _open_admin(control, settings, access, tls)
     log.info(
         "worker ready" if worker else "ready",
@@ -281,6 +285,7 @@ def _signalled(again_kills: bool) -> asyncio.Event:
 
 def _grpc_api(
     service: AgentService,
+    sessions: Sessions,
     settings: Settings,
     access: Access | None,
     tls: Tls | None,
@@ -291,7 +296,7 @@ def _grpc_api(
     credentials = None if tls is None else tls.grpc_credentials()
     limits = settings.max_body_bytes, settings.max_streams, settings.max_client_streams
     try:
-        return GrpcApi(service, address, *limits, access, credentials, shares_port)
+        return GrpcApi(service, sessions, address, *limits, access, credentials, shares_port)
     except RuntimeError as error:
         raise SetupError(
             f"gRPC port {settings.grpc_port}: {error}", "name a free port with --grpc-port"

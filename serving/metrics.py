@@ -32,7 +32,7 @@ from prometheus_client.registry import Collector
 from serving.agent_model import AgentModel
 from serving.errors import ServingError
 
-Door = Literal["rest", "rest_team", "grpc_unary", "grpc_stream", "grpc_team"]
+Door = Literal["rest", "rest_team", "grpc_unary", "grpc_stream", "grpc_team", "rest_v2", "grpc_v2"]
 
 SECONDS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)

@@ -105,10 +105,10 @@ class RestApi:
         path: str = scope["path"]
         if scope["method"] == "POST" and path.endswith("/act"):
             if path.startswith("/agents/"):
-                await _respond(send, *await self.answer_act(path[8:-4], receive, scope))
+                await respond(send, *await self.answer_act(path[8:-4], receive, scope))
                 return
             if path == "/act":
-                await _respond(send, *await self.answer_team(receive, scope))
+                await respond(send, *await self.answer_team(receive, scope))
                 return
         started = False
 
@@ -122,7 +122,7 @@ class RestApi:
         except Exception as error:
             if started:  # FastAPI's handler has answered; it raises again for servers that log
                 return
-            await _respond(send, *_problem(error))
+            await respond(send, *problem_for(error))
 
     async def answer_act(
         self, agent: str, receive: Receive, scope: Scope
@@ -132,13 +132,13 @@ class RestApi:
 
             async def act(body: bytes) -> bytes:
                 agent_id = _whole_number(agent)
-                return await rest_binary.act_one(self._service, agent_id, body, _caller(scope))
+                return await rest_binary.act_one(self._service, agent_id, body, caller_of(scope))
 
             return await self._answer_steps("rest", receive, act, _OCTETS)
         return await self._answer_steps(
             "rest",
             receive,
-            lambda body: self._act(agent, decode(_act_decoder, body), _caller(scope)),
+            lambda body: self._act(agent, decode(_act_decoder, body), caller_of(scope)),
         )
 
     async def answer_team(self, receive: Receive, scope: Scope) -> tuple[int, Headers, bytes]:
@@ -147,13 +147,13 @@ class RestApi:
             return await self._answer_steps(
                 "rest_team",
                 receive,
-                lambda body: rest_binary.act_many(self._service, body, _caller(scope)),
+                lambda body: rest_binary.act_many(self._service, body, caller_of(scope)),
                 _OCTETS,
             )
 
         async def act(body: bytes) -> bytes:
             request = decode(_team_decoder, body)
-            return _encode(await act_many(self._service, request, _caller(scope)))
+            return _encode(await act_many(self._service, request, caller_of(scope)))
 
         return await self._answer_steps("rest_team", receive, act)
 
@@ -168,7 +168,7 @@ class RestApi:
             answer = await act(await self._read_body(receive))
         except Exception as error:
             self._service.count_error(door, error)
-            return _problem(error)
+            return problem_for(error)
         return 200, [content_type, (b"content-length", b"%d" % len(answer))], answer
 
     async def _act(self, agent: str, request: ActRequest, caller: Caller) -> bytes:
@@ -294,7 +294,7 @@ class RestApi:
         return await self._read_body(request.receive)
 
 
-def _caller(scope: Scope) -> Caller:
+def caller_of(scope: Scope) -> Caller:
     """The connection. Where the server does not say, its address stands for it."""
     caller = scope.get(CALLER)
     return caller if isinstance(caller, Caller) else Caller(scope.get("client"))
@@ -304,7 +304,7 @@ def _is_binary(scope: Scope) -> bool:
     return _OCTETS in scope["headers"]
 
 
-def _problem(error: Exception) -> tuple[int, Headers, bytes]:
+def problem_for(error: Exception) -> tuple[int, Headers, bytes]:
     """(status, headers, body) for an error."""
     headers: Headers = [(b"content-type", PROBLEM_JSON.encode())]
     if isinstance(error, errors.ServingError):
@@ -334,14 +334,14 @@ def _describe(status: int, code: str, detail: str) -> Problem:
     )
 
 
-async def _respond(send: Send, status: int, headers: Headers, body: bytes) -> None:
+async def respond(send: Send, status: int, headers: Headers, body: bytes) -> None:
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
 async def refuse(send: Send, error: Exception) -> None:
     """Answer a request that is not let in."""
-    await _respond(send, *_problem(error))
+    await respond(send, *problem_for(error))
 
 
 def _whole_number(text: str) -> int:
@@ -485,7 +485,7 @@ def _response(status: int, headers: Headers, body: bytes) -> Response:
 
 
 async def answer_error(_: Request, error: Exception) -> Response:
-    return _response(*_problem(error))
+    return _response(*problem_for(error))
 
 
 async def answer_http_error(_: Request, error: Exception) -> Response:

@@ -10,13 +10,14 @@ from typing import TypeAlias
 from serving.access import Access
 from serving.request_ids import HEADER, begin_request, traceparent
 from serving.rest_api import Message, Receive, Scope, Send, refuse
+from serving.rest_inference import is_inference, refuse_inference
 from serving.settings import Role
 
 logger = logging.getLogger(__name__)
 
 Application: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_OPEN = frozenset({"/livez", "/readyz"})
+_OPEN = frozenset({"/livez", "/readyz", "/v2/health/live", "/v2/health/ready"})
 _ID = HEADER.encode()
 
 
@@ -26,7 +27,7 @@ def role_for(path: str) -> Role | None:
     if path in _OPEN:
         return None
     first = path.split("/", 2)[1] if path.startswith("/") else ""
-    if first in ("agents", "act", "sessions"):
+    if first in ("agents", "act", "sessions") or (first == "v2" and path.endswith("/infer")):
         return "act"
     return "admin" if first == "admin" else "observe"
 
@@ -74,7 +75,8 @@ class RestFront:
         except Exception as error:
             if self._needs(scope["path"]) == "act":
                 self._count(error)
-            await refuse(answer, error)
+            words = refuse_inference if is_inference(scope["path"]) else refuse
+            await words(answer, error)
         else:
             await self._app(scope, receive, answer)
         if self._tells:

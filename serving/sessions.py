@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
 from serving.errors import Overloaded, SessionNotFound
@@ -40,12 +40,16 @@ class Sessions:
         self.ttl_s = ttl_s
         self._clock = clock
         # In order of last use, so that the expired ones are always at the front.
-        self._sessions: OrderedDict[str, _Session] = OrderedDict()
+        self._sessions: OrderedDict[Hashable, _Session] = OrderedDict()
         self._by_client: Counter[str] = Counter()
 
     def __len__(self) -> int:
         self.expire()
         return len(self._sessions)
+
+    def __contains__(self, key: Hashable) -> bool:
+        self.expire()
+        return key in self._sessions
 
     def open(self, episode: Episode, client: str = "") -> str:
         """Hold an episode; returns the session's id, which is its only key.
@@ -56,6 +60,25 @@ class Sessions:
         Raises:
             Overloaded: there are as many sessions as there may be, or as the client may have.
         """
+        session = self._prefix + secrets.token_urlsafe(16)
+        self.put(session, episode, client)
+        return session
+
+    def put(self, key: Hashable, episode: Episode, client: str = "") -> None:
+        """Hold an episode under a key that the caller has chosen, instead of what is there.
+
+        Raises:
+            Overloaded: as `open`.
+        """
+        if key in self:
+            self.replace(key, episode)
+            return
+        self.check_room(client)
+        self._sessions[key] = _Session(episode, self._clock(), client)
+        self._by_client[client] += 1
+
+    def check_room(self, client: str) -> None:
+        """Raises: Overloaded: this client could not open one now."""
         self.expire()
         if len(self._sessions) >= self._cap:
             raise Overloaded(
@@ -65,12 +88,8 @@ class Sessions:
             raise Overloaded(
                 f"you have {self._client_cap} sessions open, which is the limit for one client"
             )
-        session = self._prefix + secrets.token_urlsafe(16)
-        self._sessions[session] = _Session(episode, self._clock(), client)
-        self._by_client[client] += 1
-        return session
 
-    def get(self, session: str) -> Episode:
+    def get(self, session: Hashable) -> Episode:
         """The episode, whose time starts anew. Raises: SessionNotFound"""
         self.expire()
         found = self._sessions.get(session)
@@ -80,15 +99,20 @@ class Sessions:
         self._sessions.move_to_end(session)
         return found.episode
 
-    def replace(self, session: str, episode: Episode) -> None:
+    def replace(self, session: Hashable, episode: Episode) -> None:
         """Let the session go on with another episode. Raises: SessionNotFound"""
         self.get(session)
         self._sessions[session] = self._sessions[session]._replace(episode=episode)
 
-    def close(self, session: str) -> None:
+    def close(self, session: Hashable) -> None:
         """Forget the session. Raises: SessionNotFound"""
         self.get(session)
         self._forget(session)
+
+    def discard(self, session: Hashable) -> None:
+        """Forget the session, if there is one."""
+        if session in self:
+            self._forget(session)
 
     def expire(self) -> None:
         """Forget what has been left alone; every other method does so first."""
@@ -99,7 +123,7 @@ class Sessions:
                 break
             self._forget(session)
 
-    def _forget(self, session: str) -> None:
+    def _forget(self, session: Hashable) -> None:
         client = self._sessions.pop(session).client
         self._by_client[client] -= 1
         if not self._by_client[client]:

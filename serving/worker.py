@@ -29,7 +29,7 @@ from serving.rest_api import RestApi
 from serving.settings import Settings, SetupError
 from serving.shared_rates import SharedBuckets
 from serving.worker_metrics import WorkerMetrics
-from serving.worker_rest import WorkerRest
+from serving.worker_rest import App, WorkerRest
 
 log = structlog.get_logger("serving")
 
@@ -62,9 +62,10 @@ class Worker:
         self.session_prefix = f"{number}."
         self.buckets = SharedBuckets(settings.rate_per_s, settings.rate_burst, folder / "rates")
 
-    async def open(self, api: RestApi, metrics: Metrics) -> WorkerRest:
-        """The REST door, from now on open to the other workers."""
+    async def open(self, inner: App, api: RestApi, metrics: Metrics) -> WorkerRest:
+        """The REST door around `inner`, from now on open to the other workers."""
         door = WorkerRest(
+            inner,
             api,
             WorkerMetrics(metrics, self._folder, self._number),
             self._number,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +58,15 @@ _decode_answer = msgspec.msgpack.Decoder(Answer).decode
 _peek = msgspec.json.Decoder(_Peek).decode
 
 
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
 class WorkerRest:
-    """The ASGI application in front of a worker's `RestApi`.
+    """The ASGI application in front of a worker's others.
 
     Args:
+        inner: answers what is this worker's to answer.
+        api: what counts errors, and knows whether the service is ready.
         number: this worker's, from 1.
         n_workers: how many there are.
         folder: the workers' own.
@@ -69,6 +75,7 @@ class WorkerRest:
 
     def __init__(
         self,
+        inner: App,
         api: RestApi,
         metrics: WorkerMetrics,
         number: int,
@@ -77,7 +84,7 @@ class WorkerRest:
         max_body_bytes: int,
         timeout_s: float,
     ) -> None:
-        self._api, self._metrics = api, metrics
+        self._inner, self._api, self._metrics = inner, api, metrics
         self._number, self._n_workers = number, n_workers
         self._peers = Peers(folder)
         self._max_body_bytes, self._timeout_s = max_body_bytes, timeout_s
@@ -94,7 +101,7 @@ class WorkerRest:
             messages = await self._read(receive)
             await self._hand_over(_session(_body(messages)), messages, scope, receive, send)
         else:
-            await self._api(scope, receive, send)
+            await self._inner(scope, receive, send)
 
     async def answer(self, question: bytes) -> bytes:
         """What another worker asked for."""
@@ -119,7 +126,7 @@ class WorkerRest:
             else:
                 answer.body += message.get("body", b"")
 
-        await self._api(scope, _replay([_whole(asked.body)], _nothing_more), send)
+        await self._inner(scope, _replay([_whole(asked.body)], _nothing_more), send)
         return _encode(answer)
 
     async def _hand_over(
@@ -128,11 +135,11 @@ class WorkerRest:
         """Let whoever holds the session answer; messages are what has been read already."""
         holder = self._holder(session)
         if holder == self._number:
-            await self._api(scope, _replay(messages, receive), send)
+            await self._inner(scope, _replay(messages, receive), send)
             return
         messages = messages or await self._read(receive)
         if not _is_whole(messages):  # too large, or the caller has left: there is nothing to hand
-            await self._api(scope, _replay(messages, receive), send)
+            await self._inner(scope, _replay(messages, receive), send)
             return
         client = scope.get("client")
         handed = Handed(

@@ -70,7 +70,7 @@ def test_the_core_knows_no_door() -> None:
     for name in ("errors", "manifest", "repository", "agent_model", "batcher", "service",
                  "sessions", "metrics", "settings", "access", "keys", "tokens", "rates", "watched",
                  "request_ids", "memory", "memory_keys", "sealing", "model_control",
-                 "device"):  # fmt: skip
+                 "device", "inference", "inference_tensors"):  # fmt: skip
         path = ROOT / "serving" / f"{name}.py"
         assert not packages(path) & doors, path
         inner = {module.split(".")[1] for module in imported(path) if module.startswith("serving.")}
@@ -83,6 +83,10 @@ def test_the_core_knows_no_door() -> None:
             "http_server",
             "grpc_api",
             "grpc_team",
+            "grpc_inference",
+            "grpc_messages",
+            "rest_inference",
+            "rest_inference_messages",
             "server",
             "client",
         }, path
@@ -108,7 +112,7 @@ def test_generated_code_is_that_of_the_contracts(tmp_path: Path) -> None:
         for path in (ROOT / "serving" / "pb").rglob("*_pb2*.py*")
         if path.suffix != ".pyc"
     }
-    assert len(fresh) == 5
+    assert len(fresh) == 8
     assert fresh == committed, "run `make proto` and commit what it writes"
     contracts = (ROOT / "proto").rglob("*.proto")
     assert {str(path.relative_to(ROOT / "proto")) for path in contracts} == set(PROTOS)

@@ -10,7 +10,11 @@ from pathlib import Path
 from tests.venvs import ROOT, cached_venv, run
 
 COMPILER = "grpcio-tools==1.76.0"
-PROTOS = {"unmix/v1/agent_service.proto": True, "unmix/onnx/outline.proto": False}
+PROTOS = {
+    "unmix/v1/agent_service.proto": True,
+    "unmix/onnx/outline.proto": False,
+    "inference/inference_service.proto": True,
+}
 """Each contract, and whether it has a service."""
 
 

@@ -361,7 +361,7 @@ def test_both_doors_say_the_same_of_a_model(agents: Any, http: httpx.Client) -> 
 
 def test_health_is_served_by_service_and_as_a_whole(channel: grpc.Channel) -> None:
     health: Any = health_pb2_grpc.HealthStub(channel)
-    for name in ("", "unmix.v1.AgentService"):
+    for name in ("", "unmix.v1.AgentService", "inference.GRPCInferenceService"):
         answer = health.Check(health_pb2.HealthCheckRequest(service=name))
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
     refused(lambda: health.Check(health_pb2.HealthCheckRequest(service="x")), NOT_FOUND)
@@ -371,6 +371,7 @@ def test_reflection_describes_the_service(channel: grpc.Channel) -> None:
     database = ProtoReflectionDescriptorDatabase(channel)
     assert set(database.get_services()) == {
         "unmix.v1.AgentService",
+        "inference.GRPCInferenceService",
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
     }
