@@ -1,8 +1,9 @@
 """A stand-in for Triton's ONNX Runtime backend, which PyPI does not have.
 
 In a folder of backends it is `onnxruntime/model.py`, beside Triton's `python/`
-(docs/standards.md). Then Triton loads `models/` with each `config.pbtxt` as it is. Where the real backend would hand a
-sequence's new state to Triton, this keeps it by the sequence's id: for Python there is no such call.
+(docs/standards.md). Then Triton loads `models/` with each `config.pbtxt` as it is. Where the real
+backend would hand a sequence's new state to Triton, this keeps it by the sequence's id: Python has
+no such call.
 """
 
 from __future__ import annotations
