@@ -459,6 +459,14 @@ def test_a_step_that_is_late_is_504(late_server: RunningServer) -> None:
         assert set(answer.json()) == {"error"}
 
 
+def test_a_caller_s_own_limit_is_kept_at_both_doors(http: httpx.Client, stub: Any) -> None:
+    assert infer(http, inputs(), timeout=1).status_code == 504
+    made = request()
+    made.parameters["timeout"].int64_param = 1
+    assert refused(lambda: stub.ModelInfer(made)).code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert infer(http, inputs(), timeout=10**7).status_code == 200
+
+
 @pytest.fixture(scope="module")
 def guarded(
     tmp_path_factory: pytest.TempPathFactory, policy: Policy
