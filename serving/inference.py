@@ -160,10 +160,7 @@ class Inference:
         self, request: InferRequest, door: Door, client: str, caller: Caller
     ) -> InferAnswer:
         sequence, sessions = request.sequence, self._sessions
-        if isinstance(sequence.id, str) and len(sequence.id) > MAX_SEQUENCE_ID:
-            raise InvalidRequest(
-                "sequence_id", f"sequence_id has more than {MAX_SEQUENCE_ID} characters"
-            )
+        _check_id(sequence.id)
         key = _SequenceKey(client, request.model, sequence.id)
         if sequence.start:
             if not sequence.end and key not in sessions:
@@ -220,6 +217,16 @@ class Inference:
             raise InvalidRequest("inputs", "a request of a sequence must have exactly one row")
         (row,) = read_rows(request.inputs, specs, 1)
         return row
+
+
+def _check_id(sequence: int | str) -> None:
+    """Ids are kept: they must not be of any size. Raises: InvalidRequest"""
+    if isinstance(sequence, int) and not 0 <= sequence < 2**64:
+        raise InvalidRequest("sequence_id", "sequence_id must be a whole number of 64 bits")
+    if isinstance(sequence, str) and len(sequence) > MAX_SEQUENCE_ID:
+        raise InvalidRequest(
+            "sequence_id", f"sequence_id has more than {MAX_SEQUENCE_ID} characters"
+        )
 
 
 def read_version(version: str) -> int:
