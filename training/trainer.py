@@ -347,8 +347,8 @@ class Trainer:
         until = self.counts.episodes + self.config.learning.batch_size
         self._forgone = self.schedule.due(until - 1) - self.counts.gradient_steps
         self.progress.say(
-            f"the replay begins empty: {len(records):,} battles of a game do not repeat themselves. "
-            f"Learning goes on after {self.config.learning.batch_size} new ones"
+            f"the replay begins empty: its {len(records):,} battles of a game cannot be played "
+            f"again. Learning goes on after {self.config.learning.batch_size} new ones"
         )
 
     def _refill_replay(self, records: list[BattleRecord]) -> None:

@@ -105,8 +105,8 @@ def check_task(name: str, map_name: str, env_args: Mapping[str, Any]) -> None:
             place(spawns, scenario.terrain)
         parse_options(dict(env_args))
     elif name == "smac":
-        from training.envs.smac.options import check_smac
         from training.envs.smac.installation import require_game
+        from training.envs.smac.options import check_smac
 
         check_smac(map_name, env_args)
         require_game(map_name)

@@ -168,15 +168,11 @@ class SmacEnv:
         wrong = np.argwhere(~available & playing[:, None])
         if len(wrong):
             slot, agent = (int(i) for i in wrong[0])
-            raise UnavailableActionError(
-                int(self._ids[slot]), agent, int(actions[slot, agent])
-            )
+            raise UnavailableActionError(int(self._ids[slot]), agent, int(actions[slot, agent]))
 
     # ------------------------------------------------------------------ games
 
-    def _ask_all(
-        self, slots: Iterable[int], ask: Callable[[int], None], seconds: float
-    ) -> Answers:
+    def _ask_all(self, slots: Iterable[int], ask: Callable[[int], None], seconds: float) -> Answers:
         """Ask the slots' games all at once, then wait for each. Those that have broken off are
         missing in the answers.
 
@@ -192,18 +188,17 @@ class SmacEnv:
             try:
                 answers[slot] = self._game(slot).answer(deadline)
             except LostGameError as error:
-                self._count_lost(slot, str(error))
+                self._count_lost(slot, error)
         return answers
 
-    def _count_lost(self, slot: int, reason: str) -> None:
-        words = self._game(slot).last_lines()
+    def _count_lost(self, slot: int, error: LostGameError) -> None:
         self._games[slot] = None
         self.restarts += 1
         self._failures[slot] += 1
         if self._failures[slot] >= MOST_FAILURES:
             raise GameError(
                 f"{MOST_FAILURES} games in a row broke off before a battle was over, the last one "
-                f"with: {reason}\nIts last words:\n{words}"
+                f"with: {error}\nIts last words:\n{error.last_lines}"
             )
 
     def _game(self, slot: int) -> Game:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -24,6 +25,10 @@ _ROOT = Path(tempfile.gettempdir()) / f"unmix-smac-{os.getuid()}"
 class LostGameError(Exception):
     """The game has died, hangs or talks nonsense; it has been killed."""
 
+    def __init__(self, reason: str, last_lines: str) -> None:
+        super().__init__(reason)
+        self.last_lines = last_lines
+
 
 class Game:
     """One worker at work, from its start until it is lost or closed; it is asked and answers in
@@ -34,7 +39,8 @@ class Game:
     """
 
     def __init__(self, python: str) -> None:
-        self._log = tempfile.TemporaryFile()  # what worker and game say; it has no name
+        # What worker and game say. It has no name, and is closed with them.
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
@@ -57,10 +63,8 @@ class Game:
     def ask(self, order: str, given: Any) -> None:
         """A worker that is gone is noticed by `answer`."""
         self._forget_old_words()
-        try:
+        with contextlib.suppress(OSError):
             self._pipe.send((order, given))
-        except OSError:
-            pass
 
     def answer(self, deadline: float) -> dict[str, Any]:
         """What the worker answers to what was asked last.
@@ -92,11 +96,12 @@ class Game:
         return what
 
     def _lost(self, reason: str) -> LostGameError:
+        self._kill()  # what it says now would be missed
+        error = LostGameError(reason, self._last_lines())
         self.close()
-        return LostGameError(reason)
+        return error
 
-    def last_lines(self) -> str:
-        """What worker and game have said last."""
+    def _last_lines(self) -> str:
         size = os.fstat(self._log.fileno()).st_size
         text = os.pread(self._log.fileno(), 1 << 14, max(0, size - (1 << 14)))
         return "\n".join(text.decode(errors="replace").splitlines()[-LAST_LINES:])
@@ -108,10 +113,14 @@ class Game:
 
     def close(self) -> None:
         """End worker and game at once."""
+        self._kill()
+        self._pipe.close()
+        self._log.close()
+
+    def _kill(self) -> None:
         if self._process.returncode is None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
-        self._pipe.close()
 
 
 def _own_folder() -> Path:

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from training.envs import GameError
 
+_OUR_MAPS = Path(__file__).parents[1] / "skirmish" / "data" / "maps"
+MAPS = tuple(sorted({path.stem for path in _OUR_MAPS.glob("*.json")} - {"5m"}))
+"""The maps that SMAC has."""
 PYTHON_VARIABLE = "UNMIX_SMAC_PYTHON"
 HOW = "docs/environments.md"
 
@@ -38,8 +41,8 @@ def game_program() -> Path:
     folder = game_folder()
     if not folder.is_dir():
         raise GameError(
-            f"no StarCraft II in {folder}: set SC2PATH to the game's folder, or have Skirmish stand "
-            f"in its place (python -m training.sc2_api install {folder})"
+            f"no StarCraft II in {folder}: set SC2PATH to the game's folder, or have Skirmish "
+            f"stand in its place (python -m training.sc2_api install {folder})"
         )
     builds = [p for p in folder.glob("Versions/Base*") if p.name.removeprefix("Base").isdigit()]
     if not builds:
@@ -52,20 +55,15 @@ def game_program() -> Path:
     return program
 
 
-def require_map(map_name: str) -> Path:
-    """The map's file.
-
-    Raises:
-        GameError: it is not there.
-    """
+def require_maps(*names: str) -> None:
+    """Raises: GameError: a map's file is not there."""
     folder = game_folder() / "Maps" / "SMAC_Maps"
-    path = folder / f"{map_name}.SC2Map"
-    if not path.is_file():
+    missing = [name for name in names if not (folder / f"{name}.SC2Map").is_file()]
+    if missing:
         raise GameError(
-            f"{path} is missing: copy SMAC's maps (smac/env/starcraft2/maps/SMAC_Maps of its "
-            f"checkout) to {folder}"
+            f"{', '.join(missing)} missing in {folder}: copy SMAC's maps there "
+            "(smac/env/starcraft2/maps/SMAC_Maps of its checkout)"
         )
-    return path
 
 
 def require_game(map_name: str) -> None:
@@ -76,4 +74,4 @@ def require_game(map_name: str) -> None:
     """
     smac_python()
     game_program()
-    require_map(map_name)
+    require_maps(map_name)

@@ -14,13 +14,12 @@ from training.envs.skirmish.options import (
     SkirmishOptions,
     parse_options,
 )
-from training.envs.skirmish.scenario import Scenario, load_scenario, map_names
+from training.envs.skirmish.scenario import Scenario, load_scenario
+from training.envs.smac.installation import MAPS
 
 OURS_ALONE = frozenset({"enemy_order", "unit_data", "enemy_healers"})
 """Options of Skirmish that choose what in the game is as it is."""
 DIFFICULTIES = "123456789A"
-MAPS = tuple(name for name in map_names() if name != "5m")
-"""The maps that SMAC has."""
 _GAME_TYPES = {"debug": bool, "window_size_x": int, "window_size_y": int}  # the others: str
 
 

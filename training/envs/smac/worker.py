@@ -22,6 +22,7 @@ import subprocess
 import sys
 import traceback
 from multiprocessing.connection import Connection
+from typing import Any
 
 HOW = "docs/environments.md"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -35,7 +36,7 @@ class BrokenOffError(Exception):
     """The game has broken off."""
 
 
-def import_smac():  # type: ignore[no-untyped-def]
+def import_smac() -> Any:
     """`StarCraft2Env` of oxwhirl's smac.
 
     Raises:
@@ -55,9 +56,7 @@ def import_smac():  # type: ignore[no-untyped-def]
                 f"the smac in {python} is PyPI's SMAC3, another project: "
                 f"{python} -m pip uninstall smac, then install oxwhirl's ({HOW})"
             ) from None
-        raise SetupError(
-            f"SMAC in {python} lacks {error.name}: install it there ({HOW})"
-        ) from None
+        raise SetupError(f"SMAC in {python} lacks {error.name}: install it there ({HOW})") from None
     except TypeError as error:
         if "Descriptors cannot" not in str(error):
             raise
@@ -85,10 +84,10 @@ def die_with(parent: int) -> None:
         os._exit(1)
 
 
-class MortalPopen(subprocess.Popen):  # type: ignore[type-arg]
+class MortalPopen(subprocess.Popen):  # type: ignore[type-arg]  # a Python may be old
     """A process that ends with this one: what SMAC starts through pysc2 is the game."""
 
-    def __init__(self, *args, **kwargs) -> None:  # type: ignore[no-untyped-def]
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         me = os.getpid()
         super().__init__(*args, preexec_fn=lambda: die_with(me), **kwargs)
 
@@ -96,11 +95,11 @@ class MortalPopen(subprocess.Popen):  # type: ignore[type-arg]
 class Player:
     """Answers orders with what SMAC shows."""
 
-    def __init__(self, build) -> None:  # type: ignore[no-untyped-def]
+    def __init__(self, build: Any) -> None:
         self._build = build
-        self._env = None
+        self._env: Any = None
 
-    def reset(self, arguments: dict) -> dict:  # type: ignore[type-arg]
+    def reset(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Begin a battle; the first one starts the game with these arguments."""
         version = None
         if self._env is None:
@@ -115,7 +114,7 @@ class Player:
             self._env.reset()
         return {**self._shown(), "version": version}
 
-    def step(self, actions: list) -> dict:  # type: ignore[type-arg]
+    def step(self, actions: list[int]) -> dict[str, Any]:
         timeouts = self._env.timeouts
         reward, terminated, info = self._env.step(actions)
         if not info:
@@ -131,7 +130,7 @@ class Player:
             "dead_enemies": int(info["dead_enemies"]),
         }
 
-    def _shown(self) -> dict:  # type: ignore[type-arg]
+    def _shown(self) -> dict[str, bytes]:
         import numpy as np
 
         return {
@@ -146,7 +145,7 @@ def _broken_off() -> None:
     raise BrokenOffError(f"{type(error).__name__}: {error}" if error else "SMAC starts it anew")
 
 
-def _version(env) -> str:  # type: ignore[no-untyped-def]
+def _version(env: Any) -> str:
     """As the game itself says it."""
     pong = env._controller.ping()
     return f"{pong.game_version} (base {pong.base_build})"
