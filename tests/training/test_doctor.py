@@ -113,9 +113,17 @@ def blizzards(setup: Setup) -> None:
     setup.write("s2clientprotocol", f'raise TypeError("{refusal}")')
 
 
-def unset(setup: Setup, name: str) -> None:
+def spoil_program(setup: Setup, name: str) -> None:
     program = setup.game / "Versions" / "Base75689" / "SC2_x64"
-    (program.chmod(0o644) if name == "mode" else program.unlink())
+    if name == "mode":
+        program.chmod(0o644)
+    else:
+        program.unlink()
+
+
+def spoil_maps(setup: Setup) -> None:
+    for name in ("MMM", "3m"):
+        (setup.game / "Maps" / "SMAC_Maps" / f"{name}.SC2Map").unlink()
 
 
 BROKEN: dict[str, tuple[Callable[[Setup], object], str, str, str]] = {
@@ -171,19 +179,19 @@ BROKEN: dict[str, tuple[Callable[[Setup], object], str, str, str]] = {
         "SC2PATH names no game",
     ),
     "no program": (
-        lambda s: unset(s, "file"),
+        lambda s: spoil_program(s, "file"),
         "StarCraft II",
         "SC2_x64 is missing",
         "unpack the game anew",
     ),
     "not executable": (
-        lambda s: unset(s, "mode"),
+        lambda s: spoil_program(s, "mode"),
         "StarCraft II",
         "is not executable",
         "chmod +x",
     ),
     "maps missing": (
-        lambda s: [(s.game / "Maps/SMAC_Maps" / f"{m}.SC2Map").unlink() for m in ("MMM", "3m")],
+        spoil_maps,
         "SMAC's maps",
         "3m, MMM missing in ",
         "copy SMAC's maps",

@@ -44,5 +44,5 @@ def as_the_game(arguments: list[str]) -> None:
             time.sleep(100_000)
         return GARBAGE if fault == "garbage" else answer(game, message)
 
-    Game.answer = faulty  # type: ignore[method-assign]
+    Game.answer = faulty  # type: ignore[method-assign, assignment]
     sc2_api.as_the_game(arguments)

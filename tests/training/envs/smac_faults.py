@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
+
 from tests.training.envs import faults
 from tests.training.envs.games import CHECKOUT, FAKE_SMAC, MARK, all_gone, lay_out, new_mark
 from tests.training.runs import training
@@ -50,7 +52,7 @@ def problems_on_3m(episode: Episode) -> list[str]:
     """Where an episode is no whole battle of 3m: it begins with all units whole and goes on until
     one side is dead or its 60 steps are over."""
     health = episode.state[:, [0, 4, 8, 12, 15, 18]]  # of three allies, then of three enemies
-    undecided = (health[:, :3] > 0).any(1) & (health[:, 3:] > 0).any(1)
+    undecided = np.logical_and((health[:, :3] > 0).any(1), (health[:, 3:] > 0).any(1))
     wrong = {
         "it begins with wounds": not (health[0] == 1).all(),
         "it goes on after its end": not undecided[:-1].all(),
@@ -117,7 +119,8 @@ def run(
     faults.put(folder, **counts)
     ours = {faults.FOLDER: str(folder), faults.CHANCE: str(chance), MARK: mark}
     begun = told = time.monotonic()
-    n_episodes, problems = 0, []
+    n_episodes = 0
+    problems: list[str] = []
     with (
         mock.patch.dict(os.environ, {**environment, **ours}),
         training(config_of(step_seconds), scratch / "run", process=True) as trainer,

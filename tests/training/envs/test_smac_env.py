@@ -33,7 +33,8 @@ from training.evaluate import Command, run
 from training.exploration import LinearSchedule
 from training.networks.agent import DRQN
 from training.rollout import AgentPolicy, Rollout, play_battles
-from training.types import EnvInfo, Transition
+from training.train import main as train
+from training.types import EnvInfo, Episode, Transition
 from training.whole_battles import SamplingPolicy, WholeBattles
 
 STOP = torch.ones(2, 3, dtype=torch.int64)
@@ -231,7 +232,7 @@ def test_no_part_of_a_lost_battle_reaches_the_replay(
     faults.put(fault_folder, crash=3, hang=1, garbage=1, reset=1)
     env = SmacEnv("3m", 4, step_seconds=2)
     rollout = Rollout(env, AgentPolicy(agent_for(env.info), 4, LinearSchedule(1, 1, 1)))
-    episodes = []
+    episodes: list[Episode] = []
     while list(fault_folder.iterdir()) or len(episodes) < 20:
         episodes += rollout.play(40)
     assert not [problem for episode in episodes for problem in problems_of_made_up(episode)]
@@ -367,6 +368,32 @@ def test_wrong_options_are_named(
     for refuse in (check_task, lambda *given: make_env(given[0], given[1], 1, **given[2])):
         with pytest.raises(ValueError, match=re.escape(error)):
             refuse("smac", map_name, env_args)
+
+
+def test_what_is_not_installed_is_told_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SC2PATH", str(tmp_path / "nowhere"))
+    command = ["--env", "smac", "--map", "3m", "--runs-dir", str(tmp_path / "runs")]
+    assert train(command) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: no StarCraft II in {tmp_path}/nowhere: set SC2PATH to ")
+    assert not (tmp_path / "runs").exists()
+    lay_out(tmp_path / "nowhere", "8m")
+    with pytest.raises(GameError, match="3m missing in .*: copy SMAC's maps there"):
+        make_env("smac", "3m", 1)
+    monkeypatch.setenv("UNMIX_SMAC_PYTHON", "/no/python")
+    with pytest.raises(GameError, match="UNMIX_SMAC_PYTHON=/no/python is no program"):
+        make_env("smac", "8m", 1)
+
+
+def test_a_python_without_smac_is_an_error_at_once(
+    monkeypatch: pytest.MonkeyPatch, env: SmacEnv
+) -> None:
+    monkeypatch.delenv("PYTHONPATH")
+    with pytest.raises(GameError, match="has no SMAC: install it as docs/environments.md says"):
+        env.reset()
+    assert env.restarts == 0
 
 
 def test_a_seed_is_the_runs_to_give(fault_folder: Path) -> None:

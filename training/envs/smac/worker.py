@@ -73,8 +73,8 @@ def _is_smac3() -> bool:
     import importlib.util
 
     spec = importlib.util.find_spec("smac")
-    places = spec.submodule_search_locations if spec is not None else None
-    return bool(places) and not os.path.isdir(os.path.join(next(iter(places)), "env"))
+    places = (spec and spec.submodule_search_locations) or []
+    return not any(os.path.isdir(os.path.join(place, "env")) for place in places)
 
 
 def die_with(parent: int) -> None:
@@ -89,7 +89,7 @@ class MortalPopen(subprocess.Popen):  # type: ignore[type-arg]  # a Python may b
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         me = os.getpid()
-        super().__init__(*args, preexec_fn=lambda: die_with(me), **kwargs)
+        super().__init__(*args, preexec_fn=lambda: die_with(me), **kwargs)  # type: ignore[call-overload]
 
 
 class Player:

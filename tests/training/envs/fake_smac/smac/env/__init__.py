@@ -13,6 +13,7 @@ import os
 import subprocess
 import time
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
@@ -31,14 +32,14 @@ class ConnectionError(Exception):  # as pysc2's
 
 
 class StarCraft2Env:
-    def __init__(self, map_name="8m", seed=None, **options):  # type: ignore[no-untyped-def]
+    def __init__(self, map_name: str = "8m", seed: int = 0, **options: Any) -> None:
         assert map_name == "3m"
         self._seed, self.options = seed, options
         self.timeouts = self._episode_count = 0
         self.episode_limit = LIMIT
         self.battle = -1
 
-    def _launch(self):  # type: ignore[no-untyped-def]
+    def _launch(self) -> None:
         print("the game is up", flush=True)
         if take("launch"):
             raise RuntimeError("the game does not start")
@@ -46,11 +47,11 @@ class StarCraft2Env:
         pong = SimpleNamespace(game_version="4.10.0.75689", base_build=75689)
         self._controller = SimpleNamespace(ping=lambda: pong)
 
-    def full_restart(self):  # type: ignore[no-untyped-def]
+    def full_restart(self) -> None:
         self._sc2_proc.kill()
         self._launch()
 
-    def _talk(self):  # type: ignore[no-untyped-def]
+    def _talk(self) -> None:
         fault = take("crash", "hang", "garbage")
         if fault == "crash":
             self._sc2_proc.kill()
@@ -60,7 +61,7 @@ class StarCraft2Env:
         if fault == "garbage":
             raise ValueError("Error parsing message")
 
-    def reset(self):  # type: ignore[no-untyped-def]
+    def reset(self) -> None:
         if self._episode_count == 0:
             self._launch()
         try:
@@ -71,7 +72,7 @@ class StarCraft2Env:
         self.battle += 1
         self.steps = 0
 
-    def step(self, actions):  # type: ignore[no-untyped-def]
+    def step(self, actions: list[int]) -> tuple[float, bool, dict[str, Any]]:
         assert len(actions) == N_AGENTS
         try:
             self._talk()
@@ -86,14 +87,14 @@ class StarCraft2Env:
         won = over and self.battle % 3 == 0
         return 1.0, over, {"battle_won": won, "dead_allies": 1, "dead_enemies": 3 * won}
 
-    def get_obs(self):  # type: ignore[no-untyped-def]
+    def get_obs(self) -> list[np.ndarray[Any, Any]]:
         return [np.full(OBS_DIM, self.steps, np.float32) for _ in range(N_AGENTS)]
 
-    def get_state(self):  # type: ignore[no-untyped-def]
+    def get_state(self) -> np.ndarray[Any, Any]:
         state = np.full(STATE_DIM, self.steps, np.float64)  # SMAC's is not float32 either
         state[:3] = self._seed % 1000, self.battle, length(self._seed, self.battle)
         state[3] = os.getpid()
         return state
 
-    def get_avail_actions(self):  # type: ignore[no-untyped-def]
+    def get_avail_actions(self) -> list[list[int]]:
         return [[0] + [1] * (N_ACTIONS - 1) for _ in range(N_AGENTS)]
