@@ -4,6 +4,7 @@ what does not when games crash, hang or talk nonsense."""
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import os
 import re
@@ -23,6 +24,7 @@ from tests.training.envs.games import MARK, all_gone, lay_out, marked, new_mark,
 from tests.training.envs.smac_faults import made_up_smac, problems_of_made_up
 from tests.training.envs.smac_faults import run as run_with_faults
 from tests.training.runs import small_config, training
+from training import export
 from training.config import with_values
 from training.envs import GameError, check_task, make_env
 from training.envs.base import UnavailableActionError
@@ -32,6 +34,7 @@ from training.envs.smac.installation import MAPS
 from training.evaluate import Command, run
 from training.exploration import LinearSchedule
 from training.networks.agent import DRQN
+from training.policies import open_policy
 from training.rollout import AgentPolicy, Rollout, play_battles
 from training.train import main as train
 from training.types import EnvInfo, Episode, Transition
@@ -137,6 +140,14 @@ def test_an_unavailable_action_is_named_and_nothing_moves(env: SmacEnv) -> None:
 def test_a_step_needs_a_battle(env: SmacEnv) -> None:
     with pytest.raises(RuntimeError, match="before the first reset"):
         env.step(STOP)
+
+
+def test_an_environment_that_goes_on_has_new_games(env: SmacEnv) -> None:
+    first = env.reset(None, torch.tensor([0, 1])).state[:, 0]
+    env.load_state_dict({"next_battle": 7})
+    later = env.reset().state[:, 0]
+    assert first.tolist() == [game_seed(4, battle, 1) % 1000 for battle in (0, 1)]
+    assert later.tolist() == [game_seed(4, battle, 2) % 1000 for battle in (7, 8)]
 
 
 def test_no_two_games_have_the_same_seed() -> None:
@@ -312,6 +323,19 @@ def test_a_run_that_goes_on_fills_its_replay_anew(
     assert "the replay begins empty" in capsys.readouterr().err
 
 
+def test_an_exported_model_names_the_game(tmp_path: Path, fault_folder: Path) -> None:
+    with training(config_of_a_run(t_max=100), tmp_path / "run") as trainer:
+        trainer.run()
+    command = export.Command(str(tmp_path / "run"), "fake", models=tmp_path, episodes=2)
+    manifest = json.loads((export.main(command) / "manifest.json").read_text())
+    assert manifest["environment"]["name"] == "smac"
+    assert manifest["training"]["software"]["StarCraft II"] == "4.10.0.75689 (base 75689)"
+    assert manifest["training"]["win_rate"] == 1.0  # each game's first battle is won
+    skirmish = make_env("skirmish", "3m", 1)
+    with open_policy(str(tmp_path / "fake" / "1"), skirmish) as policy:
+        assert len(play_battles(skirmish, policy, [0])) == 1
+
+
 def test_a_trainer_that_is_killed_leaves_no_process(
     tmp_path: Path, fault_folder: Path, mark: str
 ) -> None:
@@ -380,7 +404,7 @@ def test_what_is_not_installed_is_told_before_anything_starts(
     assert told.startswith(f"error: no StarCraft II in {tmp_path}/nowhere: set SC2PATH to ")
     assert not (tmp_path / "runs").exists()
     lay_out(tmp_path / "nowhere", "8m")
-    with pytest.raises(GameError, match="3m missing in .*: copy SMAC's maps there"):
+    with pytest.raises(GameError, match=r"3m missing in .*: copy SMAC's maps there"):
         make_env("smac", "3m", 1)
     monkeypatch.setenv("UNMIX_SMAC_PYTHON", "/no/python")
     with pytest.raises(GameError, match="UNMIX_SMAC_PYTHON=/no/python is no program"):
@@ -391,7 +415,7 @@ def test_a_python_without_smac_is_an_error_at_once(
     monkeypatch: pytest.MonkeyPatch, env: SmacEnv
 ) -> None:
     monkeypatch.delenv("PYTHONPATH")
-    with pytest.raises(GameError, match="has no SMAC: install it as docs/environments.md says"):
+    with pytest.raises(GameError, match=r"has no SMAC: install it as docs/environments\.md"):
         env.reset()
     assert env.restarts == 0
 

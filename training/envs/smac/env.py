@@ -234,7 +234,10 @@ class SmacEnv:
         return {"next_battle": self._next_battle}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Games that are up by now would play battles again that others have played before."""
         self._next_battle = state["next_battle"]
+        _close_all(self._games)
+        self._games[:] = [None] * self.n_envs
 
 
 def game_seed(seed: int, battle: int, start: int) -> int:
