@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from training.algorithms import ALGORITHMS
 from training.config import TrainConfig
-from training.envs import make_env
+from training.envs import GAMES, GameError, make_env
 
 if TYPE_CHECKING:
     import torch
@@ -98,6 +98,8 @@ class Result:
     """The test that ended in this round."""
     state: dict[str, Any]
     """To go on after this round."""
+    game_restarts: int | None = None
+    """Games so far that had broken off, tests' too; None where no game is played."""
 
 
 class Actor(Protocol):
@@ -223,6 +225,9 @@ class Player:
         self.info = env.info
         self._agent = self._build_agent()
         self._rollout = self._build_rollout(env)
+        self.info = env.info  # a game, begun by now, has told its version
+        self._repeats = config.task.env not in GAMES
+        self._restarts_before = 0
         self._test: Test | None = None
         if state is not None:
             self._restore(state)
@@ -236,22 +241,34 @@ class Player:
         self._agent.load_state_dict(order.weights)
         before = self._rollout.env_steps
         episodes = self._rollout.play(order.n_env_steps)
-        return Result(episodes, self._rollout.env_steps - before, ended, self._state())
+        n_env_steps = self._rollout.env_steps - before
+        return Result(episodes, n_env_steps, ended, self._state(), self._game_restarts())
+
+    def _game_restarts(self) -> int | None:
+        if self._repeats:
+            return None
+        here = (self._rollout.battles.env, *self._envs.values())
+        return self._restarts_before + sum(getattr(env, "restarts", 0) for env in here)
 
     def _state(self) -> dict[str, Any]:
         test = self._test.state() if self._test is not None else None
-        return {"rollout": self._rollout.state_dict(), "test": test}
+        state = {"rollout": self._rollout.state_dict(), "test": test}
+        return state if self._repeats else {**state, "game_restarts": self._game_restarts()}
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         self._rollout.load_state_dict(state["rollout"])
+        self._restarts_before = state.get("game_restarts", 0)
         if (test := state["test"]) is not None:
             self._test = self._begin_test(TestOrder(**test["order"]), test["weights"])
-            self._test.advance(test["n_steps"])  # it comes to where it was
+            if self._repeats:
+                self._test.advance(test["n_steps"])  # it comes to where it was
 
     def _begin_test(self, order: TestOrder, weights: Mapping[str, torch.Tensor]) -> Test:
         agent = self._build_agent()
         agent.load_state_dict(weights)
-        return Test(order, agent, self._test_env)
+        # A game takes memory of its own: a test has no more of them than the battles for learning.
+        at_once = sys.maxsize if self._repeats else self._config.play.batch_size_run
+        return Test(order, agent, self._test_env, at_once)
 
     def _build_rollout(self, env: BatchedEnv) -> Rollout | WholeBattles:
         from training.exploration import LinearSchedule
@@ -286,12 +303,21 @@ class Player:
 
 
 class Test:
-    """A greedy test under way, and its confirmation if it turns out well."""
+    """A greedy test under way, and its confirmation if it turns out well.
+
+    Args:
+        at_once: battles side by side, at most.
+    """
 
     def __init__(
-        self, order: TestOrder, agent: DRQN, make_env: Callable[[int], BatchedEnv]
+        self,
+        order: TestOrder,
+        agent: DRQN,
+        make_env: Callable[[int], BatchedEnv],
+        at_once: int = sys.maxsize,
     ) -> None:
         self._order, self._agent, self._make_env = order, agent, make_env
+        self._at_once = at_once
         self._n_steps = 0
         self._tested: list[BattleRecord] = []  # empty until the confirmation begins
         self._battles = self._begin(order.first_battle, order.n_battles)
@@ -324,9 +350,10 @@ class Test:
     def _begin(self, first_battle: int, n_battles: int) -> BattleList:
         from training.rollout import AgentPolicy, BattleList
 
-        policy = AgentPolicy(self._agent, n_battles)
+        n_envs = min(n_battles, self._at_once)
+        policy = AgentPolicy(self._agent, n_envs)
         battle_ids = range(first_battle, first_battle + n_battles)
-        return BattleList(self._make_env(n_battles), policy, battle_ids)
+        return BattleList(self._make_env(n_envs), policy, battle_ids)
 
     def _weights(self) -> dict[str, torch.Tensor]:
         return dict(self._agent.state_dict())
@@ -373,7 +400,7 @@ def main() -> None:
             send(pipe, player.play(receive(pipe)))
     except (EOFError, ConnectionError):
         return  # the trainer has gone
-    except ValueError as error:
+    except (ValueError, GameError) as error:
         send(pipe, Failure(str(error)))
     except Exception:
         send(pipe, Failure(f"the playing process failed:\n{traceback.format_exc()}"))

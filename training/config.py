@@ -40,7 +40,8 @@ class TaskConfig:
     """What is played, and what is learned from it."""
 
     env: str = "skirmish"
-    """skirmish, the embedded simulator, or two_step, the QMIX paper's small game."""
+    """skirmish, the embedded simulator, smac, StarCraft II itself (docs/environments.md), or
+    two_step, the QMIX paper's small game."""
     map_name: MapName = ""
     """The map, by SMAC's name or as a file of one's own (docs/maps.md); skirmish plays 3s5z if none
     is named."""
@@ -88,7 +89,7 @@ class PlayConfig:
     the battles are the same. It pays where playing is slower than learning."""
     batch_size_run: Parallel = 64
     """Battles in parallel. How much is learned per battle does not depend on it. coma: at most
-    `batch_size`."""
+    `batch_size`. smac: each is a game of its own; 8 if neither this nor a preset is named."""
     round_steps: int = 16
     """Steps each parallel battle takes between two exchanges of weights and episodes. Not for coma,
     which plays `batch_size` whole battles."""

@@ -18,7 +18,7 @@ import tyro
 from serving.client import ServingClientError
 from training.checkpoint import CheckpointError
 from training.config import EnvArg
-from training.envs import make_env
+from training.envs import GAMES, GameError, at_once, make_env
 from training.metrics import wilson_interval
 from training.policies import PolicyError, open_policy
 from training.rollout import play_battles
@@ -43,8 +43,10 @@ class Command:
     seed: int = 12345
     """Of the battles; training uses its own seed, so any other one is unseen."""
     parallel: int = 0
-    """Battles side by side; 0 chooses: 128, or 16 for a served policy. It changes no result."""
+    """Battles side by side; 0 chooses: 128, or 16 for a served policy, or 8 games of smac. It
+    changes no result."""
     env: str = "skirmish"
+    """skirmish, smac (StarCraft II itself, docs/environments.md) or two_step."""
     env_args: dict[str, EnvArg] = field(default_factory=dict)
     """The environment's own options, as NAME VALUE pairs."""
     memory: Literal["held", "carried"] = "held"
@@ -76,6 +78,10 @@ class Evaluation:
     steps_per_second: float
     actions_sha256: str
     """Over all actions in battle order: equal for two ways of playing the same battles."""
+    game_version: str = ""
+    """Of the game's program, where one was played."""
+    game_restarts: int = 0
+    """Games that had broken off; their battles were played again."""
 
 
 def summarise(
@@ -104,16 +110,17 @@ def summarise(
 
 
 def run(command: Command) -> Evaluation:
-    """Raises: PolicyError, ValueError, CheckpointError, ServingClientError."""
+    """Raises: PolicyError, ValueError, GameError, CheckpointError, ServingClientError."""
     if command.episodes < 1:
         raise ValueError(f"--episodes must be at least 1, not {command.episodes}")
     env_args: dict[str, Any] = dict(command.env_args)
     if command.policy == "heuristic":
-        if command.env != "skirmish":
-            raise PolicyError("heuristic plays inside skirmish only")
+        if command.env not in ("skirmish", "smac"):
+            raise PolicyError("heuristic plays inside skirmish and smac only")
         env_args["heuristic_ai"] = True
     served = "://" in command.policy
-    parallel = min(command.parallel or (16 if served else 128), command.episodes)
+    usual = at_once(command.env, 16 if served else 128)
+    parallel = min(command.parallel or usual, command.episodes)
     env = make_env(
         command.env,
         command.map_name,
@@ -127,7 +134,14 @@ def run(command: Command) -> Evaluation:
         started = time.perf_counter()
         battles = play_battles(env, policy, range(command.episodes))
         seconds = time.perf_counter() - started
-    return summarise(battles, seconds, command.policy, command.map_name, command.seed)
+    result = summarise(battles, seconds, command.policy, command.map_name, command.seed)
+    if command.env not in GAMES:
+        return result
+    return dataclasses.replace(
+        result,
+        game_version=env.info.game_version,
+        game_restarts=getattr(env, "restarts", 0),
+    )
 
 
 def table(result: Evaluation) -> str:
@@ -142,6 +156,8 @@ def table(result: Evaluation) -> str:
             f"{result.dead_enemies_mean:.2f} enemies",
             f"  speed        {result.steps_per_second:8.0f} steps/s",
             f"  actions      {result.actions_sha256[:16]}",
+            *([f"  game         {result.game_version}"] if result.game_version else []),
+            *([f"  broken off   {result.game_restarts:8}"] if result.game_restarts else []),
         )
     )
 
@@ -150,7 +166,7 @@ def main() -> None:
     command = tyro.cli(Command, prog="python -m training.evaluate", description=Command.__doc__)
     try:
         result = run(command)
-    except (PolicyError, ValueError, CheckpointError, ServingClientError) as error:
+    except (PolicyError, ValueError, GameError, CheckpointError, ServingClientError) as error:
         sys.exit(f"training.evaluate: {error}")
     print(json.dumps(dataclasses.asdict(result)) if command.json else table(result))
 

@@ -24,7 +24,7 @@ import tyro
 
 from training.checkpoint import CheckpointError, TrainedAgent, load_agent
 from training.config import PRESETS, TrainConfig, load_preset
-from training.envs import make_env
+from training.envs import GAMES, GameError, at_once, make_env
 from training.envs.base import BatchedEnv
 from training.graph_policy import GraphPolicy
 from training.metrics import wilson_interval
@@ -154,6 +154,8 @@ def _summary(
     training = dataclasses.asdict(provenance)
     training["win_rate_ci95"] = list(provenance.win_rate_ci95)
     software = {package: importlib.metadata.version(package) for package in SOFTWARE}
+    if info.game_version:
+        software["StarCraft II"] = info.game_version
     return {
         "format_version": 1,
         "name": name,
@@ -292,7 +294,7 @@ class Command:
 
 
 def main(command: Command) -> Path:
-    """Raises: ExportError, CheckpointError, RunFolderError."""
+    """Raises: ExportError, GameError, CheckpointError, RunFolderError."""
     folder = find_run_folder(command.runs_dir, command.run)
     trained = load_agent(folder.path, command.checkpoint)
     task = trained.config.task
@@ -304,12 +306,21 @@ def main(command: Command) -> Path:
             task.env, task.map_name, n_envs, command.seed, "cpu", False, **task.env_args
         )
 
+    def make_parity_envs(n_envs: int) -> BatchedEnv:
+        """Of a game Skirmish shows the same entries, and it never breaks off."""
+        if task.env not in GAMES:
+            return make_envs(n_envs)
+        from training.envs.smac.options import without_the_game
+
+        env_args = without_the_game(task.env_args)
+        return make_env("skirmish", task.map_name, n_envs, command.seed, **env_args)
+
     return export_agent(
         trained.weights,
         trained.info,
         task.algo,
         measured(trained, folder.path.name, make_envs, command.episodes, command.seed),
-        make_envs,
+        make_parity_envs,
         command.models,
         command.name,
         folder.curve,
@@ -328,7 +339,7 @@ def measured(
     if episodes < 1:
         raise ExportError(f"--episodes {episodes} measures nothing")
     agent = _load(trained.weights, trained.info)
-    env = make_envs(min(episodes, EVALUATION_ENVS))
+    env = make_envs(min(episodes, at_once(trained.info.name, EVALUATION_ENVS)))
     policy = GraphPolicy(_graph(agent, {}).SerializeToString(), agent.hidden_dim, env)
     battles = play_battles(env, policy, range(episodes))
     wins = sum(battle.battle_won for battle in battles)
@@ -373,5 +384,5 @@ def _flag(key: str, value: Any) -> str:
 if __name__ == "__main__":
     try:
         print(main(tyro.cli(Command)))
-    except (ExportError, CheckpointError, RunFolderError) as error:
+    except (ExportError, GameError, CheckpointError, RunFolderError) as error:
         sys.exit(f"error: {error}")

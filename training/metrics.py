@@ -12,6 +12,7 @@ Every row of metrics.jsonl has `t_env`, the environment steps it speaks of, and 
     test_return_mean, test_battle_won_mean, ... as above, over a greedy test's battles;
         test_battle_won_ci95 is the 95 % interval of its win rate
     confirm_...   the same over the fresh battles that confirm a test
+    game_version, game_restarts   where a game is played: which one, and how many had broken off
 
 A test is played beside the battles for learning, so its row comes some reports after the one of
 the same `t_env`.
@@ -112,7 +113,7 @@ class MetricsLog:
             raise OSError(error.errno, error.strerror, str(self._path)) from error
         events = self._open_events()
         for name, value in row.items():
-            if name == "t_env":
+            if name == "t_env" or isinstance(value, str):
                 continue
             numbers = zip(("_low", "_high"), value, strict=True) if isinstance(value, list) else ()
             for tail, number in numbers or (("", value),):

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from training.envs import GAMES
 from training.envs.base import BatchedEnv, UnavailableActionError
 from training.exploration import epsilon_greedy, greedy
 from training.networks.agent import DRQN, NO_ACTION
@@ -164,7 +165,9 @@ class Rollout:
             ended = transition.terminated | transition.truncated
             if ended.any():
                 episodes += self.battles.episodes(ended, transition)
-                self._observation = self._begin(ended)
+            over = ended | _lost(transition)
+            if over.any():
+                self._observation = self._begin(over)
         return episodes
 
     def _begin(self, slots: torch.Tensor) -> Observation:
@@ -175,7 +178,8 @@ class Rollout:
 
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to play on. Of unfinished battles it holds the actions, from which
-        `load_state_dict` plays them again: a hundredth of their observations' size."""
+        `load_state_dict` plays them again: a hundredth of their observations' size. A game's do not
+        repeat: others begin in their place."""
         battles = self.battles
         return {
             "tick": battles.tick,
@@ -195,9 +199,13 @@ class Rollout:
         battles.ids, battles.starts = (state[k].to(battles.env.device) for k in ("ids", "starts"))
         for name in ("actions", "reward"):
             battles.ring.planes[name].copy_(state[name])
-        self._observation = _catch_up(battles)
+        repeats = battles.env.info.name not in GAMES
+        if repeats:
+            self._observation = _catch_up(battles)
         battles.env.load_state_dict(state["env"])
         self.policy.load_state_dict(state["policy"])
+        if not repeats:
+            self._observation = self._begin(_everywhere(battles.env))
 
 
 def _catch_up(battles: Battles) -> Observation:
@@ -307,7 +315,8 @@ def rebuild_episodes(
 def battle_steps(
     battles: Battles, policy: Policy, battle_ids: Sequence[int]
 ) -> Iterator[tuple[torch.Tensor, Transition]]:
-    """Yields, for each step, which slots' battles it ended ([E] bool) and the transition."""
+    """Yields, for each step, which slots' battles it ended ([E] bool) and the transition. A battle
+    that was lost is played once more."""
     env, queue = battles.env, deque(battle_ids)
     if env.n_envs > len(queue):
         raise ValueError(f"{env.n_envs} battles in parallel, but {len(queue)} to play")
@@ -323,9 +332,12 @@ def battle_steps(
             busy = busy | taken
         transition = battles.step(policy.act(observation))
         observation = transition.observation
-        free = busy & (transition.terminated | transition.truncated)
+        ended = busy & (transition.terminated | transition.truncated)
+        lost = busy & _lost(transition)
+        queue.extendleft(battles.ids[lost].tolist())
+        free = ended | lost
         busy = busy & ~free
-        yield free, transition
+        yield ended, transition
 
 
 class AgentPolicy:
@@ -432,6 +444,12 @@ def _planes(env: BatchedEnv, observations: bool) -> dict[str, torch.Tensor]:
 
 def _everywhere(env: BatchedEnv) -> torch.Tensor:
     return torch.ones(env.n_envs, dtype=torch.bool, device=env.device)
+
+
+def _lost(transition: Transition) -> torch.Tensor:
+    """[E] bool: the battles that count for nothing."""
+    lost = transition.lost
+    return torch.zeros_like(transition.terminated) if lost is None else lost
 
 
 def _select(slots: torch.Tensor, new: Observation, old: Observation) -> Observation:

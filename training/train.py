@@ -30,8 +30,9 @@ try:
         TrainConfig,
         changed_settings,
         load_preset,
+        with_values,
     )
-    from training.envs import check_task, default_map
+    from training.envs import GameError, at_once, check_task, default_map
     from training.progress import Progress
     from training.pymarl import with_pymarl
     from training.run_folder import RunFolder, RunFolderError, find_run_folder, new_run_folder
@@ -64,9 +65,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Named:
-    """The flag that decides which preset is the usual one."""
+    """The flags that decide what is usual."""
 
     algo: str = TaskConfig.algo
+    env: str = TaskConfig.env
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def choose_run(arguments: Sequence[str]) -> tuple[RunFolder, TrainConfig, bool]:
         task = config.task
         try:
             check_task(task.env, task.map_name, task.env_args)
-        except ValueError as error:
+        except (ValueError, GameError) as error:
             raise ConfigError(str(error)) from error
         return new_run_folder(command.runs_dir, config, command.name), config, False
     folder = find_run_folder(source.runs_dir, source.resume)
@@ -146,21 +148,24 @@ def choose_run(arguments: Sequence[str]) -> tuple[RunFolder, TrainConfig, bool]:
 
 def _before_flags(source: Source, arguments: Sequence[str]) -> TrainConfig:
     """The preset, and PyMARL's files on top; what of them is ignored is said."""
-    preset = "paper" if source.pymarl else _preset_of_algorithm(arguments)
-    config = load_preset(source.preset or preset)
+    preset, env = _usual(arguments)
+    config = load_preset(source.preset or ("paper" if source.pymarl else preset))
+    if source.preset is None:
+        n_envs = at_once(env, config.play.batch_size_run)
+        config = with_values(config, {"batch_size_run": n_envs}, "preset")
     if source.pymarl:
         config, ignored = with_pymarl(config, source.pymarl)
         print(ignored, file=sys.stderr)
     return config
 
 
-def _preset_of_algorithm(arguments: Sequence[str]) -> str:
-    """The preset of the algorithm that the flags name; of the usual one if they name none that is
-    known, which is for `_add_flags` to refuse."""
+def _usual(arguments: Sequence[str]) -> tuple[str, str]:
+    """The preset of the algorithm that the flags name, and the environment; of the usual algorithm
+    if they name none that is known, which is for `_add_flags` to refuse."""
     named, _ = tyro.cli(
         Named, args=arguments, default=Named(), add_help=False, return_unknown_args=True
     )
-    return ALGORITHMS.get(named.algo, ALGORITHMS[Named.algo]).preset
+    return ALGORITHMS.get(named.algo, ALGORITHMS[Named.algo]).preset, named.env
 
 
 def _add_flags(arguments: Sequence[str], source: Source, config: TrainConfig) -> Command:
@@ -211,6 +216,7 @@ def train(folder: RunFolder, config: TrainConfig, goes_on: bool, stop: StopSigna
             return 0
         except (
             ActorError,
+            GameError,
             NonFiniteLossError,
             ReplayMismatchError,
             ReplayTooLargeError,

@@ -32,7 +32,7 @@ from training.algorithms.learner import Learner, NonFiniteLossError
 from training.algorithms.q_learner import QLearner
 from training.config import ConfigError, TrainConfig
 from training.curve import draw_curve
-from training.envs import make_env, map_label
+from training.envs import GAMES, GameError, make_env, map_label
 from training.envs.base import BatchedEnv
 from training.exploration import LinearSchedule
 from training.metrics import (
@@ -101,6 +101,8 @@ class Trainer:
         self.counts, self.since_report = Counts(), SinceReport()
         self.best: checkpoint.State | None = None
         self._testing = False
+        self._game_restarts: int | None = None
+        self._forgone = 0  # gradient steps due when a replay was lost
         self._unsaved: checkpoint.State | None = None
         cursor = self._restore(saved) if saved is not None else 0
         self._write_best()
@@ -115,7 +117,7 @@ class Trainer:
         """Train until a stop rule holds. Returns which, in words.
 
         Raises:
-            NonFiniteLossError, ActorError: after a checkpoint of the last good round.
+            NonFiniteLossError, ActorError, GameError: after a checkpoint of the last good round.
         """
         try:
             while not (reason := self._reason_to_end()):
@@ -125,7 +127,7 @@ class Trainer:
         except StoppedError:
             reason = STOPPED
             self._save()
-        except (NonFiniteLossError, ActorError):
+        except (NonFiniteLossError, ActorError, GameError):
             self._save()
             raise
         finally:
@@ -155,12 +157,12 @@ class Trainer:
 
     def _learn(self) -> None:
         """Take the gradient steps due for the episodes received so far."""
-        due = self.schedule.due(self.counts.episodes)
+        due = self.schedule.due(self.counts.episodes) - self._forgone
         while self.counts.gradient_steps < due:
             if self.stop():
                 raise StoppedError
             self.counts.gradient_steps += 1
-            n_episodes = self.schedule.episodes_at(self.counts.gradient_steps)
+            n_episodes = self.schedule.episodes_at(self.counts.gradient_steps + self._forgone)
             batch = self.replay.sample(self.config.learning.batch_size)
             scalars = self.learner.train(batch, n_episodes)
             values = torch.stack(list(scalars.values())).tolist()
@@ -173,6 +175,7 @@ class Trainer:
         self.counts.env_steps += result.n_env_steps
         self.counts.episodes += len(result.episodes)
         self.counts.seconds = self.speed.seconds()
+        self._game_restarts = result.game_restarts
         if result.n_env_steps:
             self.speed.mark(self.counts.env_steps)
         if result.test is not None:
@@ -255,8 +258,15 @@ class Trainer:
                 "buffer_episodes": len(self.replay),
                 **battle_scalars(fresh.battles),
                 **mean_scalars(fresh.learning),
+                **self._of_the_game(),
             }
         )
+
+    def _of_the_game(self) -> Row:
+        """Where a game is played: which, and how often one has broken off."""
+        if self._game_restarts is None:
+            return {}
+        return {"game_version": self.info.game_version, "game_restarts": self._game_restarts}
 
     def _write(self, row: Row) -> None:
         row["seconds"] = round(self.counts.seconds, 1)
@@ -310,9 +320,13 @@ class Trainer:
         """Go on from a checkpoint. Returns how much of metrics.jsonl it counts on, in bytes."""
         self._warn_of_other_software(saved["software"])
         self.learner.load_state_dict(saved["learner"])
-        self._refill_replay(checkpoint.records_from_state(saved["records"]))
-        self.replay.load_state_dict(saved["replay"])
         self.counts = Counts(**saved["counts"])
+        records = checkpoint.records_from_state(saved["records"])
+        if self.info.name in GAMES:
+            self._go_on_without(records)
+        else:
+            self._refill_replay(records)
+        self.replay.load_state_dict(saved["replay"])
         self.since_report = SinceReport(
             checkpoint.records_from_state(saved["battles_to_report"]), saved["learning_to_report"]
         )
@@ -326,6 +340,16 @@ class Trainer:
             checkpoint.save(self.best, self.folder.best)
         else:
             self.folder.best.unlink(missing_ok=True)
+
+    def _go_on_without(self, records: list[BattleRecord]) -> None:
+        """A game's battles cannot be played again: learning waits until the replay holds a batch,
+        and takes no more steps then than if it had not."""
+        until = self.counts.episodes + self.config.learning.batch_size
+        self._forgone = self.schedule.due(until - 1) - self.counts.gradient_steps
+        self.progress.say(
+            f"the replay begins empty: its {len(records):,} battles of a game cannot be played "
+            f"again. Learning goes on after {self.config.learning.batch_size} new ones"
+        )
 
     def _refill_replay(self, records: list[BattleRecord]) -> None:
         """Play the replay's battles again: checkpoints hold their numbers and actions alone."""

@@ -40,6 +40,8 @@ class EnvInfo:
     layout_sha256: str
     """Hash over the ordered names of every observation feature and action. Two environments
     with equal hashes can share an agent."""
+    game_version: str = ""
+    """Of the game's program, where there is one and it has said so."""
 
 
 class Observation(NamedTuple):
@@ -70,6 +72,9 @@ class Transition(NamedTuple):
     """[E] int64."""
     dead_enemies: torch.Tensor
     """[E] int64."""
+    lost: torch.Tensor | None = None
+    """[E] bool, until the slot is reset; None: none. The game broke off: the battle counts for
+    nothing, is neither terminated nor truncated, and another must be begun in its place."""
 
 
 @dataclass(frozen=True)

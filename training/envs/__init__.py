@@ -17,10 +17,20 @@ if TYPE_CHECKING:
 # Name -> where its class lives. Imported only when asked for.
 ENVS = {
     "skirmish": ("training.envs.skirmish.env", "SkirmishEnv"),
+    "smac": ("training.envs.smac.env", "SmacEnv"),
     "two_step": ("training.envs.two_step", "TwoStepEnv"),
 }
-DEFAULT_MAPS = {"skirmish": "3s5z", "two_step": "two_step"}
+DEFAULT_MAPS = {"skirmish": "3s5z", "smac": "3s5z", "two_step": "two_step"}
+GAMES = frozenset({"smac"})
+"""Environments whose battles are programs that do not repeat themselves: see `BatchedEnv`."""
+GAMES_AT_ONCE = 8
+"""Of an environment in `GAMES`, where nobody has said how many."""
 COMMON_ARGUMENTS = ("map_name", "n_envs", "seed", "device")
+
+
+class GameError(RuntimeError):
+    """The game's program, or what is needed to run it, is missing or fails again and again; the
+    message says what to do."""
 
 
 def make_env(
@@ -44,6 +54,7 @@ def make_env(
 
     Raises:
         ValueError: for a name, map or setting that is not known, with the nearest that is.
+        GameError: a game cannot be started.
     """
     if name not in ENVS:
         raise ValueError(f"no environment is called {name!r}{nearest(name, ENVS)}")
@@ -64,6 +75,11 @@ def default_map(name: str) -> str:
     return DEFAULT_MAPS[name]
 
 
+def at_once(name: str, n_envs: int) -> int:
+    """How many battles to play side by side where `n_envs` suit an environment that is no game."""
+    return min(n_envs, GAMES_AT_ONCE) if name in GAMES else n_envs
+
+
 def map_label(map_name: str) -> str:
     """What a map is called where files and models are named after it: a map file's bare name."""
     path = Path(map_name)
@@ -75,6 +91,7 @@ def check_task(name: str, map_name: str, env_args: Mapping[str, Any]) -> None:
 
     Raises:
         ValueError: for a name, map or setting that is not known, with the nearest that is.
+        GameError: the game is not installed.
     """
     if name not in ENVS:
         raise ValueError(f"no environment is called {name!r}{nearest(name, ENVS)}")
@@ -87,6 +104,12 @@ def check_task(name: str, map_name: str, env_args: Mapping[str, Any]) -> None:
         for spawns in (scenario.allies, scenario.enemies):
             place(spawns, scenario.terrain)
         parse_options(dict(env_args))
+    elif name == "smac":
+        from training.envs.smac.installation import require_game
+        from training.envs.smac.options import check_smac
+
+        check_smac(map_name, env_args)
+        require_game(map_name)
     elif map_name != DEFAULT_MAPS[name]:
         raise ValueError(f"{name} has one map, {DEFAULT_MAPS[name]!r}; got {map_name!r}")
     elif env_args:

@@ -32,6 +32,10 @@ class BatchedEnv(Protocol):
     it does not depend on E, on its slot, or on the battles beside it. A battle that has ended
     stands still until it is reset: its actions are ignored, its reward is 0, and the rest of its
     `Transition` repeats the last step's (with `battle_won` False).
+
+    The environments of `training.envs.GAMES` are less: programs that take memory of their own, that
+    break off (`Transition.lost`), and whose battles do not repeat. There a battle's number tells it
+    from others and no more: nothing may count on playing it again.
     """
 
     info: EnvInfo

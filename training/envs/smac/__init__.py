@@ -1,0 +1,1 @@
+"""StarCraft II itself, by way of oxwhirl's `smac`: `--env smac`."""
