@@ -8,8 +8,9 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -134,7 +135,7 @@ def test_without_a_key_that_holds_it_is_told_what_to_set(
 ) -> None:
     stranger = Credentials(key, locked.acting.ca)
     for retry in (None, Retry()):  # a resuming unit does not try that again
-        error = refused(lambda retry=retry: one_step(locked.url(scheme), stranger, memory, retry))
+        error = refused(partial(one_step, locked.url(scheme), stranger, memory, retry))
         assert error.status == UNKNOWN[scheme]
         assert "UNMIX_CALLER_KEY" in error.message
         assert "none_of_theirs" not in str(error)
@@ -184,7 +185,7 @@ def test_a_certificate_says_who_calls(
     error = refused(lambda: one_step(url_of(mutual, scheme), credentials(None, None)))
     assert error.status == {"grpcs": "UNAVAILABLE", "https": "401"}[scheme]
     for wrong in (Authority(tmp_path).issue("stranger"), authority.issue("late", NOW - DAY)):
-        error = refused(lambda wrong=wrong: one_step(url_of(mutual, scheme), credentials(*wrong)))
+        error = refused(partial(one_step, url_of(mutual, scheme), credentials(*wrong)))
         assert error.status == UNREACHABLE[scheme]
 
 
@@ -281,14 +282,15 @@ def test_a_wrong_file_is_named(tmp_path: Path, authority: Authority, scheme: str
     good, other = authority.issue("good"), authority.issue("another")
     junk, none = tmp_path / "junk", tmp_path / "none"
     junk.write_text("junk")
-    for given, words in (
+    cases: tuple[tuple[dict[str, Any], str], ...] = (
         ({"ca": none}, f"ca: {none}: No such file"),
         ({"ca": junk}, f"ca: {junk} holds no PEM certificate"),
         ({"certificate": good.certificate}, "certificate_key is missing"),
         ({"certificate_key": good.key}, "certificate is missing"),
         ({"certificate": none, "certificate_key": good.key}, "No such file"),
         ({"certificate": good.certificate, "certificate_key": other.key}, "are not a PEM"),
-    ):
+    )
+    for given, words in cases:
         for retry in (None, Retry()):
             with pytest.raises(ValueError, match=words):
                 Unit(f"{scheme}://127.0.0.1:1", 0, retry=retry, credentials=Credentials(**given))
