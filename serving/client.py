@@ -10,9 +10,10 @@ A unit sees its own observation and nothing else. `Unit` is for one, `Units` dri
 unit's own process. For all but the last the base install is enough: neither torch nor onnxruntime
 is needed.
 
-A policy's address is `grpc://HOST:PORT/MODEL` or `http://HOST:PORT/MODEL`, with `/VERSION` behind
-it to insist on one; without MODEL it is the only model the server has. Connections are direct:
-proxies named in the environment are not used.
+A policy's address is `grpc://HOST:PORT/MODEL` or `http://HOST:PORT/MODEL`, over TLS `grpcs://` and
+`https://`, with `/VERSION` behind it to insist on one; without MODEL it is the only model the
+server has. Connections are direct: proxies named in the environment are not used. Who calls, and
+which authorities it believes, is said with `Credentials`.
 
 Memory is `held` by the server (in the unit's gRPC stream, or in a REST session) or `carried` by
 the unit, which sends it along with each step. Both give the same actions, bit for bit.
@@ -41,6 +42,7 @@ import numpy as np
 import numpy.typing as npt
 from google.protobuf.message import Message
 
+from serving.client_credentials import HINT, NOBODY, Credentials
 from serving.client_retry import Retry
 from serving.pb.unmix.v1 import agent_service_pb2 as pb
 from serving.pb.unmix.v1 import agent_service_pb2_grpc as pb_grpc
@@ -60,6 +62,8 @@ class ServingClientError(Exception):
     """
 
     def __init__(self, status: str, message: str) -> None:
+        if status in ("UNAUTHENTICATED", "401"):
+            message = f"{message}; {HINT}"
         super().__init__(f"{status}: {message}")
         self.status, self.message = status, message
 
@@ -68,7 +72,7 @@ class ServingClientError(Exception):
 class PolicyUrl:
     """Where a policy is served."""
 
-    scheme: Literal["grpc", "http", "https"]
+    scheme: Literal["grpc", "grpcs", "http", "https"]
     host: str
     port: int
     model: str
@@ -82,7 +86,7 @@ class PolicyUrl:
         parts = urlsplit(url)
         model, _, version = parts.path.strip("/").partition("/")
         if (
-            parts.scheme not in ("grpc", "http", "https")
+            parts.scheme not in ("grpc", "grpcs", "http", "https")
             or not (parts.hostname and parts.port)
             or not (version or "0").isdecimal()
             or parts.query
@@ -91,10 +95,20 @@ class PolicyUrl:
         ):
             raise ValueError(
                 f"{url!r} is not the address of a policy; "
-                "expected grpc://HOST:PORT/MODEL or http://HOST:PORT/MODEL, /VERSION if wished"
+                "expected grpc://HOST:PORT/MODEL or http://HOST:PORT/MODEL, with TLS grpcs:// or "
+                "https://, /VERSION if wished"
             )
-        scheme = cast(Literal["grpc", "http", "https"], parts.scheme)
+        scheme = cast(Literal["grpc", "grpcs", "http", "https"], parts.scheme)
         return cls(scheme, parts.hostname, parts.port, model, int(version or 0))
+
+    @property
+    def is_grpc(self) -> bool:
+        return self.scheme in ("grpc", "grpcs")
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether over TLS."""
+        return self.scheme in ("grpcs", "https")
 
     @property
     def address(self) -> str:
@@ -134,8 +148,11 @@ class Checkpoint(NamedTuple):
 class UnitClient(ABC):
     """One unit's connection. One step at a time; not for several tasks at once."""
 
-    def __init__(self, url: PolicyUrl, agent_id: int, timeout_s: float) -> None:
+    def __init__(
+        self, url: PolicyUrl, agent_id: int, timeout_s: float, credentials: Credentials
+    ) -> None:
         self.url, self.agent_id, self.timeout_s = url, agent_id, timeout_s
+        self.credentials = credentials
         self.keep_memory = False
         self.model, self.version = "", 0
         """What answers this episode; known from its first step on."""
@@ -200,6 +217,7 @@ def connect(
     memory: Memory = "held",
     timeout_s: float = 10.0,
     retry: Retry | None = None,
+    credentials: Credentials = NOBODY,
 ) -> UnitClient:
     """The client of one unit; to be called, and used, on a running event loop.
 
@@ -209,20 +227,28 @@ def connect(
         timeout_s: how long one step may take, all its tries together.
         retry: whether, and how, to go on after a failure. Each answer then brings the memory along,
             held or not.
+        credentials: for services that ask who calls, and for certificates of authorities that the
+            system does not know.
 
     Raises:
-        ValueError: an address is none.
+        ValueError: an address is none, a file of the credentials is wrong, or a key would travel
+            readable.
     """
     parsed = PolicyUrl.parse(url)
     if retry is not None:
         from serving.client_resuming import ResumingUnit  # which is made of what is in here
 
-        return ResumingUnit(parsed, agent_id, memory, timeout_s, retry)
-    return open_unit(parsed, agent_id, memory, timeout_s)
+        return ResumingUnit(parsed, agent_id, memory, timeout_s, retry, credentials)
+    return open_unit(parsed, agent_id, memory, timeout_s, credentials)
 
 
 def open_unit(
-    url: PolicyUrl, agent_id: int, memory: Memory, timeout_s: float, keep_memory: bool = False
+    url: PolicyUrl,
+    agent_id: int,
+    memory: Memory,
+    timeout_s: float,
+    credentials: Credentials = NOBODY,
+    keep_memory: bool = False,
 ) -> UnitClient:
     """One connection of a unit, which ends with it.
 
@@ -235,7 +261,7 @@ def open_unit(
         (False, "held"): _HttpHeld,
         (False, "carried"): _HttpCarried,
     }
-    unit = kinds[url.scheme == "grpc", memory](url, agent_id, timeout_s)
+    unit = kinds[url.is_grpc, memory](url, agent_id, timeout_s, credentials)
     unit.keep_memory = keep_memory
     return unit
 
@@ -285,9 +311,12 @@ class _Stream:
 
 
 class _GrpcUnit(UnitClient):
-    def __init__(self, url: PolicyUrl, agent_id: int, timeout_s: float) -> None:
-        super().__init__(url, agent_id, timeout_s)
-        self._channel = _grpc_channel(url)
+    def __init__(
+        self, url: PolicyUrl, agent_id: int, timeout_s: float, credentials: Credentials
+    ) -> None:
+        super().__init__(url, agent_id, timeout_s, credentials)
+        self._metadata = credentials.metadata(url.host, url.is_secure)
+        self._channel = _grpc_channel(url, credentials)
         self._stub = _stub(self._channel)
 
     async def close(self) -> None:
@@ -300,13 +329,15 @@ class _GrpcUnit(UnitClient):
 class _GrpcHeld(_GrpcUnit):
     """The stream holds the memory."""
 
-    def __init__(self, url: PolicyUrl, agent_id: int, timeout_s: float) -> None:
-        super().__init__(url, agent_id, timeout_s)
+    def __init__(
+        self, url: PolicyUrl, agent_id: int, timeout_s: float, credentials: Credentials
+    ) -> None:
+        super().__init__(url, agent_id, timeout_s, credentials)
         self._begin = self._new = pb.Episode(
             model=url.model, version=url.version, agent_id=agent_id
         )
         self._checkpoint: Checkpoint | None = None
-        self._stream = _Stream(self._stub.ActStream, timeout_s)
+        self._stream = _Stream(lambda: self._stub.ActStream(metadata=self._metadata), timeout_s)
         self._fresh = True
         self._sequence = 0
 
@@ -356,8 +387,10 @@ class _GrpcHeld(_GrpcUnit):
 class _GrpcCarried(_GrpcUnit):
     """The unit sends its memory along; each call could be answered by another replica."""
 
-    def __init__(self, url: PolicyUrl, agent_id: int, timeout_s: float) -> None:
-        super().__init__(url, agent_id, timeout_s)
+    def __init__(
+        self, url: PolicyUrl, agent_id: int, timeout_s: float, credentials: Credentials
+    ) -> None:
+        super().__init__(url, agent_id, timeout_s, credentials)
         self._hidden = b""
         self._last_action = _NO_ACTION
         self._version = url.version
@@ -385,7 +418,9 @@ class _GrpcCarried(_GrpcUnit):
             hidden=self._hidden,
         )
         try:
-            answer: pb.ActResponse = await self._stub.Act(request, timeout=self.timeout_s)
+            answer: pb.ActResponse = await self._stub.Act(
+                request, timeout=self.timeout_s, metadata=self._metadata
+            )
         except grpc.aio.AioRpcError as error:
             raise _grpc_error(error.code(), error.details()) from None
         self.model, self.version = answer.model, answer.version
@@ -395,9 +430,11 @@ class _GrpcCarried(_GrpcUnit):
 
 
 class _HttpUnit(UnitClient):
-    def __init__(self, url: PolicyUrl, agent_id: int, timeout_s: float) -> None:
-        super().__init__(url, agent_id, timeout_s)
-        self._http = _HttpConnection(url, timeout_s)
+    def __init__(
+        self, url: PolicyUrl, agent_id: int, timeout_s: float, credentials: Credentials
+    ) -> None:
+        super().__init__(url, agent_id, timeout_s, credentials)
+        self._http = _HttpConnection(url, timeout_s, credentials)
         self._path = f"/agents/{agent_id}/act"
 
     async def close(self) -> None:
@@ -433,8 +470,10 @@ class _HttpUnit(UnitClient):
 class _HttpHeld(_HttpUnit):
     """A session holds the memory."""
 
-    def __init__(self, url: PolicyUrl, agent_id: int, timeout_s: float) -> None:
-        super().__init__(url, agent_id, timeout_s)
+    def __init__(
+        self, url: PolicyUrl, agent_id: int, timeout_s: float, credentials: Credentials
+    ) -> None:
+        super().__init__(url, agent_id, timeout_s, credentials)
         # Where the service is several replicas, their proxy sends equal names to the same one.
         self._http.client_id = secrets.token_hex(8)
         self._session = ""
@@ -492,8 +531,10 @@ class _HttpHeld(_HttpUnit):
 class _HttpCarried(_HttpUnit):
     """The unit sends its memory along."""
 
-    def __init__(self, url: PolicyUrl, agent_id: int, timeout_s: float) -> None:
-        super().__init__(url, agent_id, timeout_s)
+    def __init__(
+        self, url: PolicyUrl, agent_id: int, timeout_s: float, credentials: Credentials
+    ) -> None:
+        super().__init__(url, agent_id, timeout_s, credentials)
         self._checkpoint: Checkpoint | None = None
 
     async def begin_episode(self) -> None:
@@ -521,10 +562,14 @@ class _HttpConnection:
     That is all the service needs, and eight times as fast as a general client for its small calls.
     """
 
-    def __init__(self, url: PolicyUrl, timeout_s: float) -> None:
+    def __init__(self, url: PolicyUrl, timeout_s: float, credentials: Credentials) -> None:
+        """Raises: ValueError: a file of the credentials is wrong, or a key would be readable."""
         self._url, self._timeout_s = url, timeout_s
         self.client_id = ""
         """Sent along, if there is one."""
+        shown = credentials.metadata(url.host, url.is_secure)
+        self._shown = "".join(f"{name}: {value}\r\n" for name, value in shown)
+        self._context = credentials.ssl_context() if url.is_secure else None
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
@@ -556,7 +601,7 @@ class _HttpConnection:
         reader, writer = await self._connected()
         data = b"" if body is None else json.dumps(body).encode()
         head = (
-            f"{method} {path} HTTP/1.1\r\nhost: {self._url.address}\r\n"
+            f"{method} {path} HTTP/1.1\r\nhost: {self._url.address}\r\n{self._shown}"
             f"content-type: application/json\r\ncontent-length: {len(data)}\r\n"
         )
         head += f"x-client-id: {self.client_id}\r\n\r\n" if self.client_id else "\r\n"
@@ -576,7 +621,7 @@ class _HttpConnection:
         if self._streams is None or self._streams[0].at_eof():
             await self.close()
             self._streams = await asyncio.open_connection(
-                self._url.host, self._url.port, ssl=self._url.scheme == "https" or None
+                self._url.host, self._url.port, ssl=self._context
             )
         return self._streams
 
@@ -597,9 +642,12 @@ class Units:
         memory: Memory = "held",
         timeout_s: float = 10.0,
         retry: Retry | None = None,
+        credentials: Credentials = NOBODY,
     ) -> None:
         async def connect_all() -> list[UnitClient]:
-            return [connect(url, agent, memory, timeout_s, retry) for agent in agent_ids]
+            return [
+                connect(url, agent, memory, timeout_s, retry, credentials) for agent in agent_ids
+            ]
 
         self._units = _run(connect_all())
 
@@ -672,8 +720,9 @@ class Unit:
         memory: Memory = "held",
         timeout_s: float = 10.0,
         retry: Retry | None = None,
+        credentials: Credentials = NOBODY,
     ) -> None:
-        self._units = Units(url, [agent_id], memory, timeout_s, retry)
+        self._units = Units(url, [agent_id], memory, timeout_s, retry, credentials)
 
     def begin_episode(self) -> None:
         """As `UnitClient.begin_episode`."""
@@ -716,22 +765,25 @@ def __getattr__(name: str) -> Any:
     return LocalAgent
 
 
-def get_model(url: str, timeout_s: float = 10.0) -> ModelInfo:
-    """What the service says of the model at this address.
+def get_model(url: str, timeout_s: float = 10.0, credentials: Credentials = NOBODY) -> ModelInfo:
+    """What the service says of the model at this address, to callers with the role `observe`.
 
     Raises:
         ServingClientError, ValueError
     """
     parsed = PolicyUrl.parse(url)
-    ask = _get_model_grpc if parsed.scheme == "grpc" else _get_model_http
-    return _run(ask(parsed, timeout_s))
+    ask = _get_model_grpc if parsed.is_grpc else _get_model_http
+    return _run(ask(parsed, timeout_s, credentials))
 
 
-async def _get_model_grpc(url: PolicyUrl, timeout_s: float) -> ModelInfo:
+async def _get_model_grpc(url: PolicyUrl, timeout_s: float, credentials: Credentials) -> ModelInfo:
     request = pb.GetModelRequest(name=url.model, version=url.version)
-    async with _grpc_channel(url) as channel:
+    metadata = credentials.metadata(url.host, url.is_secure)
+    async with _grpc_channel(url, credentials) as channel:
         try:
-            answer: pb.GetModelResponse = await _stub(channel).GetModel(request, timeout=timeout_s)
+            answer: pb.GetModelResponse = await _stub(channel).GetModel(
+                request, timeout=timeout_s, metadata=metadata
+            )
         except grpc.aio.AioRpcError as error:
             raise _grpc_error(error.code(), error.details()) from None
     model = answer.model
@@ -755,8 +807,8 @@ async def _get_model_grpc(url: PolicyUrl, timeout_s: float) -> ModelInfo:
     )
 
 
-async def _get_model_http(url: PolicyUrl, timeout_s: float) -> ModelInfo:
-    http = _HttpConnection(url, timeout_s)
+async def _get_model_http(url: PolicyUrl, timeout_s: float, credentials: Credentials) -> ModelInfo:
+    http = _HttpConnection(url, timeout_s, credentials)
     try:
         if url.model:
             version = f"/versions/{url.version}" if url.version else ""
@@ -831,13 +883,17 @@ async def _gather(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     return cast(list[T], results)
 
 
-def _grpc_channel(url: PolicyUrl) -> grpc.aio.Channel:
+def _grpc_channel(url: PolicyUrl, credentials: Credentials) -> grpc.aio.Channel:
+    """Raises: ValueError: a file of the credentials is wrong."""
     _keep_grpc()
     options = [
         # Without this, channels to one address share a connection.
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.enable_http_proxy", 0),
     ]
+    if url.is_secure:
+        secret = credentials.channel_credentials()
+        return grpc.aio.secure_channel(url.address, secret, options=options)
     return grpc.aio.insecure_channel(url.address, options=options)
 
 

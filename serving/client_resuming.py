@@ -18,6 +18,7 @@ from serving.client import (
     UnitClient,
     open_unit,
 )
+from serving.client_credentials import Credentials
 from serving.client_retry import RETRIED, Retry
 
 _TRIES_IN_TIME = 3
@@ -28,12 +29,22 @@ class ResumingUnit(UnitClient):
     """One connection at a time, replaced by another when it fails."""
 
     def __init__(
-        self, url: PolicyUrl, agent_id: int, memory: Memory, timeout_s: float, retry: Retry
+        self,
+        url: PolicyUrl,
+        agent_id: int,
+        memory: Memory,
+        timeout_s: float,
+        retry: Retry,
+        credentials: Credentials,
     ) -> None:
-        super().__init__(url, agent_id, timeout_s)
+        super().__init__(url, agent_id, timeout_s, credentials)
         self._urls = [url, *map(PolicyUrl.parse, retry.elsewhere)]
-        if len({other.scheme == "grpc" for other in self._urls}) > 1:
-            raise ValueError("a unit's addresses must all be grpc:// or all http(s)://")
+        if len({other.is_grpc for other in self._urls}) > 1:
+            raise ValueError("a unit's addresses must all be grpc(s):// or all http(s)://")
+        for other in self._urls:  # now, rather than at the first step there
+            credentials.metadata(other.host, other.is_secure)
+        if any(other.is_secure for other in self._urls):
+            credentials.ssl_context()
         self._place = 0
         self._memory: Memory = memory
         self._retry = retry
@@ -41,6 +52,8 @@ class ResumingUnit(UnitClient):
         self._unit: UnitClient | None = None
         self._placed = False
         """Whether the connection is where the unit is in its episode."""
+        self._failure = ""
+        """Of this step's last try."""
 
     async def begin_episode(self) -> None:
         self._checkpoint, self._placed = None, False
@@ -53,13 +66,14 @@ class ResumingUnit(UnitClient):
         self._checkpoint, self._placed = checkpoint, False
 
     async def act(self, obs: npt.ArrayLike, avail_actions: npt.ArrayLike) -> int:
+        self._failure = ""
         try:
             async with asyncio.timeout(self.timeout_s):
                 return await self._act(obs, avail_actions)
         except TimeoutError:
             await self._drop()
             raise ServingClientError(
-                "DEADLINE_EXCEEDED", f"no answer in {self.timeout_s} s, from any try"
+                "DEADLINE_EXCEEDED", f"no answer in {self.timeout_s} s, from any try{self._failure}"
             ) from None
 
     async def _act(self, obs: npt.ArrayLike, avail_actions: npt.ArrayLike) -> int:
@@ -68,6 +82,7 @@ class ResumingUnit(UnitClient):
             try:
                 return await self._try(obs, avail_actions)
             except ServingClientError as error:
+                self._failure = f"; the last one: {error}"
                 unit = self._unit
                 forgotten = unit is not None and self._placed and unit.is_forgotten(error)
                 if error.status != "429":  # a busy server still has what it held
@@ -81,13 +96,7 @@ class ResumingUnit(UnitClient):
 
     async def _try(self, obs: npt.ArrayLike, avail_actions: npt.ArrayLike) -> int:
         if self._unit is None:
-            self._unit = open_unit(
-                self._urls[self._place],
-                self.agent_id,
-                self._memory,
-                self.timeout_s / _TRIES_IN_TIME,
-                keep_memory=True,
-            )
+            self._unit = self._open()
         unit = self._unit
         if not self._placed:
             if self._checkpoint is None:
@@ -99,6 +108,19 @@ class ResumingUnit(UnitClient):
         self._checkpoint = unit.checkpoint
         self.model, self.version = unit.model, unit.version
         return action
+
+    def _open(self) -> UnitClient:
+        try:
+            return open_unit(
+                self._urls[self._place],
+                self.agent_id,
+                self._memory,
+                self.timeout_s / _TRIES_IN_TIME,
+                self.credentials,
+                keep_memory=True,
+            )
+        except ValueError as error:  # a certificate that is being replaced just now
+            raise ServingClientError("UNREACHABLE", str(error)) from None
 
     async def _drop(self) -> None:
         """The next try is at the next address, on a connection of its own."""

@@ -13,6 +13,7 @@ and sends them along.
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from types import TracebackType
@@ -34,6 +35,7 @@ from serving.client import (
     _Stream,
     _stub,
 )
+from serving.client_credentials import NOBODY, Credentials
 from serving.pb.unmix.v1 import agent_service_pb2 as pb
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
@@ -42,21 +44,28 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 class TeamUnits:
     """As `serving.client.Units`, over one connection. A step is done for all units or for none."""
 
-    def __init__(self, url: str, agent_ids: Sequence[int], timeout_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        agent_ids: Sequence[int],
+        timeout_s: float = 10.0,
+        credentials: Credentials = NOBODY,
+    ) -> None:
         """Nothing is sent before the first episode begins.
 
         Args:
             agent_ids: which agent each unit is; several may be the same, in several battles.
             timeout_s: how long one step may take.
+            credentials: as of `serving.client.connect`.
 
         Raises:
-            ValueError: the address is none.
+            ValueError: as `serving.client.connect`.
         """
         parsed = PolicyUrl.parse(url)
-        kind = _GrpcTeam if parsed.scheme == "grpc" else _HttpTeam
+        kind = _GrpcTeam if parsed.is_grpc else _HttpTeam
 
         async def connect() -> _Team:
-            return kind(parsed, list(agent_ids), timeout_s)
+            return kind(parsed, list(agent_ids), timeout_s, credentials)
 
         self._team = _run(connect())
 
@@ -112,8 +121,8 @@ class TeamUnits:
 
 
 class _Team(ABC):
-    def __init__(self, url: PolicyUrl, agent_ids: list[int], timeout_s: float) -> None:
-        self.url, self.agent_ids, self.timeout_s = url, agent_ids, timeout_s
+    def __init__(self, url: PolicyUrl, agent_ids: list[int]) -> None:
+        self.url, self.agent_ids = url, agent_ids
         self.fresh = set(range(len(agent_ids)))
         """Units whose next step is an episode's first."""
 
@@ -129,10 +138,14 @@ class _Team(ABC):
 class _GrpcTeam(_Team):
     """The stream holds the memories."""
 
-    def __init__(self, url: PolicyUrl, agent_ids: list[int], timeout_s: float) -> None:
-        super().__init__(url, agent_ids, timeout_s)
-        self._channel = _grpc_channel(url)
-        self._stream = _Stream(_stub(self._channel).TeamStream, timeout_s)
+    def __init__(
+        self, url: PolicyUrl, agent_ids: list[int], timeout_s: float, credentials: Credentials
+    ) -> None:
+        super().__init__(url, agent_ids)
+        metadata = credentials.metadata(url.host, url.is_secure)
+        self._channel = _grpc_channel(url, credentials)
+        open_call = functools.partial(_stub(self._channel).TeamStream, metadata=metadata)
+        self._stream = _Stream(open_call, timeout_s)
         self._sequence = 0
 
     async def act(
@@ -172,9 +185,11 @@ class _GrpcTeam(_Team):
 class _HttpTeam(_Team):
     """The memories are here, and each unit's goes along with its row."""
 
-    def __init__(self, url: PolicyUrl, agent_ids: list[int], timeout_s: float) -> None:
-        super().__init__(url, agent_ids, timeout_s)
-        self._http = _HttpConnection(url, timeout_s)
+    def __init__(
+        self, url: PolicyUrl, agent_ids: list[int], timeout_s: float, credentials: Credentials
+    ) -> None:
+        super().__init__(url, agent_ids)
+        self._http = _HttpConnection(url, timeout_s, credentials)
         self._memories: dict[int, dict[str, Any]] = {}
         self._versions: dict[int, int] = {}
         """Which version each unit's episode is with."""

@@ -23,6 +23,7 @@ from typing import Protocol
 import numpy.typing as npt
 
 from serving.client import Checkpoint, Memory, ServingClientError, Unit
+from serving.client_credentials import HELP, Credentials
 from serving.client_retry import Retry
 from serving.client_unit_wire import MOST_BYTES, READY, Done, Seen
 
@@ -39,9 +40,16 @@ class Agent(Protocol):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m serving.client_unit", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m serving.client_unit",
+        description=__doc__,
+        epilog=HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     policy = parser.add_mutually_exclusive_group(required=True)
-    policy.add_argument("--server", help="the policy's address, grpc://HOST:PORT/MODEL or http://")
+    policy.add_argument(
+        "--server", help="the policy's address, grpc(s)://HOST:PORT/MODEL or http(s)://"
+    )
     policy.add_argument("--model", type=Path, help="models/NAME/VERSION, to run it in here")
     parser.add_argument("--agent-id", type=int, required=True)
     parser.add_argument("--socket", type=int, required=True, help="the file descriptor to the game")
@@ -50,7 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--timeout", type=float, default=0.357, help="seconds a step may take")
     given = parser.parse_args(arguments)
     game = socket.socket(fileno=given.socket)
-    agent = _agent(given.server, given.model, given.agent_id, given.memory, given.timeout)
+    try:
+        agent = _agent(given.server, given.model, given.agent_id, given.memory, given.timeout)
+    except ValueError as error:
+        parser.error(str(error))
     try:
         play(game, agent, given.remember)
     except (KeyboardInterrupt, ConnectionError):
@@ -63,7 +74,8 @@ def _agent(
     server: str | None, model: Path | None, agent_id: int, memory: Memory, timeout_s: float
 ) -> Agent:
     if server is not None:
-        return Unit(server, agent_id, memory, timeout_s, Retry())
+        credentials = Credentials.from_environment()
+        return Unit(server, agent_id, memory, timeout_s, Retry(), credentials)
     assert model is not None
     from serving.client_local import LocalAgent  # the one part that takes onnxruntime
 

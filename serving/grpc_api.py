@@ -65,6 +65,9 @@ STATUS: dict[type[errors.ServingError], grpc.StatusCode] = {
 }
 """The door's error table; anything else is INTERNAL and says no more than its request id."""
 
+HANDSHAKE_MS = 4000
+"""How long a connection may take until it speaks HTTP/2, TLS included; else it is two minutes."""
+
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 Handler: TypeAlias = Callable[[Any, Context], Awaitable[bytes | None]]
 
@@ -105,6 +108,8 @@ class GrpcApi:
                 ("grpc.max_receive_message_length", max_message_bytes),
                 # Without this a second server on the same port would silently share its calls.
                 ("grpc.so_reuseport", int(shares_port)),
+                # Who has connected and says nothing, or too little, is hung up on.
+                ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
             ]
         )
         self._server = server

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from serving.client import Memory
+from serving.client import Memory, ServingClientError
+from tests.serving.certificates import Authority
 from tests.serving.running import RunningServer
+from tests.serving.test_access import write_keys
 from training.evaluate import Command, Evaluation, run
 from training.policies import PolicyError
 
@@ -46,6 +48,25 @@ def test_the_same_battles_whatever_the_door_and_the_memory(
     assert {k: v for k, v in ours.items() if k not in unlike} == {
         k: v for k, v in theirs.items() if k not in unlike
     }
+
+
+def test_the_key_and_the_authority_come_from_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = Authority(tmp_path)
+    own = authority.issue("server")
+    (key,) = write_keys(tmp_path / "keys", "admin")
+    settings = {
+        "keys": tmp_path / "keys", "tls_certificate": own.certificate, "tls_key": own.key
+    }  # fmt: skip
+    with RunningServer(MODELS, settings) as locked:
+        for address in (f"grpcs://{locked.grpc}", locked.rest):
+            with monkeypatch.context() as environment:
+                environment.setenv("UNMIX_CALLER_CA", str(authority.file))
+                with pytest.raises(ServingClientError, match="UNMIX_CALLER_KEY"):
+                    play(f"{address}/3s5z", episodes=1)
+                environment.setenv("UNMIX_CALLER_KEY", key)
+                assert play(f"{address}/3s5z", episodes=1).episodes == 1
 
 
 def test_how_many_battles_run_beside_it_changes_nothing(at_home: Evaluation) -> None:

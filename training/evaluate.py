@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from serving.client import ServingClientError
+from serving.client_credentials import HELP
 from training.checkpoint import CheckpointError
 from training.config import EnvArg
 from training.envs import GAMES, GameError, at_once, make_env
@@ -36,7 +37,7 @@ class Command:
 
     policy: str
     """A run (folder or name), the folder of an exported model's version (models/3s5z/1), a served
-    model (grpc://HOST:PORT/NAME or http://HOST:PORT/NAME, one connection per unit), heuristic
+    model (grpc(s)://HOST:PORT/NAME or http(s)://HOST:PORT/NAME, one connection per unit), heuristic
     (SMAC's own), closest (the QMIX paper's, legal actions only) or random."""
     map_name: Annotated[str, tyro.conf.arg(name="map")] = "3s5z"
     episodes: int = 100
@@ -163,7 +164,9 @@ def table(result: Evaluation) -> str:
 
 
 def main() -> None:
-    command = tyro.cli(Command, prog="python -m training.evaluate", description=Command.__doc__)
+    command = tyro.cli(
+        Command, prog="python -m training.evaluate", description=f"{Command.__doc__}\n{HELP}"
+    )
     try:
         result = run(command)
     except (PolicyError, ValueError, GameError, CheckpointError, ServingClientError) as error:

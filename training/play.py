@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from serving.client import ServingClientError, get_model
+from serving.client_credentials import HELP, VARIABLES, Credentials
 from training.config import EnvArg
 from training.envs import make_env
 from training.envs.base import BatchedEnv
@@ -46,7 +47,7 @@ class Command:
     """
 
     server: str | None = None
-    """The policy's address: grpc://HOST:PORT/MODEL or http://HOST:PORT/MODEL."""
+    """The policy's address: grpc(s)://HOST:PORT/MODEL or http(s)://HOST:PORT/MODEL."""
     model: Path | None = None
     """An exported model, models/NAME/VERSION."""
     isolate: bool = False
@@ -110,7 +111,7 @@ def _policy(command: Command, env: BatchedEnv, stack: contextlib.ExitStack) -> t
     if command.server is not None:
         if command.model is not None or command.isolate:
             raise PolicyError("--server is a service that runs already: leave out the others")
-        served = get_model(command.server)
+        served = get_model(command.server, credentials=Credentials.from_environment())
         require_fit(command.server, env.info, served.layout_sha256, served.map)
         server = ["--server", command.server, *asks]
         return lambda agent: unit_command(agent, *server), command.server
@@ -127,7 +128,9 @@ def _policy(command: Command, env: BatchedEnv, stack: contextlib.ExitStack) -> t
 
     def launch(agent: int) -> Sequence[str]:
         address = f"grpc://{spaces.service_host(agent)}:{port}/{manifest['name']}"
-        return spaces.unit_command(agent, unit_command(agent, "--server", address, *asks))
+        unit = unit_command(agent, "--server", address, *asks)
+        # The service is our own, and nobody's key belongs there.
+        return spaces.unit_command(agent, ["env", *(f"--unset={it}" for it in VARIABLES), *unit])
 
     return launch, f"{folder}, isolated"
 
@@ -180,7 +183,9 @@ def units_table(outcome: Outcome, deadline_ms: float) -> Table:
 
 
 def main() -> None:
-    command = tyro.cli(Command, prog="python -m training.play", description=Command.__doc__)
+    command = tyro.cli(
+        Command, prog="python -m training.play", description=f"{Command.__doc__}\n{HELP}"
+    )
     try:
         outcome = run(command)
     except (

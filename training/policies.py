@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from serving.client import Memory, Units, get_model
+from serving.client_credentials import Credentials
 from training.checkpoint import load_agent
 from training.envs import nearest
 from training.envs.base import BatchedEnv
@@ -98,10 +99,11 @@ def _from_model(folder: Path, env: BatchedEnv) -> Policy:
 
 @contextmanager
 def _served(url: str, env: BatchedEnv, memory: Memory) -> Iterator[Policy]:
-    model = get_model(url)
+    credentials = Credentials.from_environment()
+    model = get_model(url, credentials=credentials)
     require_fit(url, env.info, model.layout_sha256, model.map)
     agent_ids = [agent for _ in range(env.n_envs) for agent in range(env.info.n_agents)]
-    with Units(url, agent_ids, memory) as units:
+    with Units(url, agent_ids, memory, credentials=credentials) as units:
         yield ServedPolicy(units, env)
 
 

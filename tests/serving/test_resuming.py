@@ -252,7 +252,7 @@ def test_waits_double_up_to_a_limit_and_differ() -> None:
 
 
 def test_doors_do_not_mix() -> None:
-    with pytest.raises(ValueError, match=r"all be grpc:// or all http\(s\)://"):
+    with pytest.raises(ValueError, match=r"all be grpc\(s\):// or all http\(s\)://"):
         Unit("grpc://h:1/m", 0, retry=Retry(elsewhere=("http://h:2/m",)))
     with pytest.raises(ValueError, match="address of a policy"):
         Unit("grpc://h:1/m", 0, retry=Retry(elsewhere=("h:2/m",)))
