@@ -123,11 +123,11 @@ class RestApi:
                 return
             await _respond(send, *_problem(error))
 
-    async def answer_act(
+    def answer_act(
         self, agent: str, receive: Receive, scope: Scope
-    ) -> tuple[int, Headers, bytes]:
+    ) -> Awaitable[tuple[int, Headers, bytes]]:
         """(status, headers, body) of one step."""
-        return await self._answer_steps(
+        return self._answer_steps(
             "rest",
             receive,
             lambda body: self._act(agent, decode(_act_decoder, body), _caller(scope)),
