@@ -32,7 +32,7 @@ import numpy as np
 import onnxruntime
 import tyro
 
-from benchmarks.peers import PeerUnavailableError
+from benchmarks.peers import PeerUnavailableError, last_line
 from benchmarks.peers.servers import PEERS, PeerServer, some_step, start
 from benchmarks.processes import cpu_seconds, memory
 from benchmarks.serving_bars import OURS, REST, Figure, Start, compare, show_verdicts
@@ -230,7 +230,6 @@ def running_peers(
                     found.append(stack.enter_context(start(name, step)))
             except PeerUnavailableError as error:
                 missing[name] = str(error)
-                print(f"{name}: skipped: {error}")
         yield found
 
 
@@ -289,10 +288,17 @@ def show_starts(starts: list[Start]) -> None:
 
 
 def take_turns(
-    command: Command, servers: Sequence[Server], peers: Sequence[PeerServer]
+    command: Command,
+    servers: Sequence[Server],
+    peers: Sequence[PeerServer],
+    failed: dict[str, str],
 ) -> list[Figure]:
-    """Every figure of a round, then every one again; returns the medians."""
+    """Every figure of a round, then every one again; returns the medians.
+
+    A peer's door that fails is left alone from then on; `failed` is told why.
+    """
     batched, unbatched = servers
+    ours = {batched.name, unbatched.name}
     rounds: dict[tuple[str, str, int], list[Figure]] = {}
     for _ in range(command.rounds):
         for door in doors():
@@ -305,10 +311,16 @@ def take_turns(
                 turns += [
                     (Server(peer.name, peer.pid, ""), driven(door.name, peer.doors[door.name]))
                     for peer in peers
-                    if door.name in peer.doors
+                    if door.name in peer.doors and f"{peer.name}, {door.name}" not in failed
                 ]
                 for server, its_door in turns:
-                    figure = measure(its_door, server, connections, command.seconds)
+                    try:
+                        figure = measure(its_door, server, connections, command.seconds)
+                    except RuntimeError as error:
+                        if server.name in ours:
+                            raise
+                        failed[f"{server.name}, {door.name}"] = last_line(str(error))
+                        continue
                     rounds.setdefault((door.name, server.name, connections), []).append(figure)
                     print(".", end="", flush=True)
     print()
@@ -332,10 +344,12 @@ def main(command: Command) -> None:
         with running(OURS, core) as batched:
             start_s = time.perf_counter() - begun
             with running("max_batch=1", core, max_batch=1) as unbatched, on_core(load_core):
-                figures = take_turns(command, (batched, unbatched), peers)
+                figures = take_turns(command, (batched, unbatched), peers, skipped)
             starts = [Start(OURS, start_s, *memory(batched.pid))]
             starts += [Start(peer.name, peer.start_s, *memory(peer.pid)) for peer in peers]
     show(figures)
+    for what, why in skipped.items():
+        print(f"skipped: {what}: {why}")
     show_starts(starts)
     verdicts = compare(figures, starts)
     show_verdicts(verdicts)

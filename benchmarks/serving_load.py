@@ -145,6 +145,9 @@ async def _converse(address: str, path: str, begin: bytes, request: bytes, end: 
                 milliseconds.append(1e3 * (time.perf_counter() - start))
             message = request
         await conversation.done_writing()
+        # Triton has died of streams that were cut off.
+        if await conversation.read() is not grpc.aio.EOF:
+            raise RuntimeError("a stream answered once more than it was asked")
 
 
 async def _main(address: str, path: str, connections: str, seconds: str, *files: str) -> None:
