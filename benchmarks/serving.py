@@ -35,8 +35,17 @@ import tyro
 from benchmarks.peers import PeerUnavailableError, last_line
 from benchmarks.peers.servers import PEERS, PeerServer, some_step, start
 from benchmarks.processes import cpu_seconds, memory
-from benchmarks.serving_bars import OURS, REST, Figure, Start, compare, show_verdicts
-from benchmarks.serving_load import Load, call, post, stream
+from benchmarks.serving_bars import (
+    OPEN,
+    OPEN_RATE,
+    OURS,
+    REST,
+    Figure,
+    Start,
+    compare,
+    show_verdicts,
+)
+from benchmarks.serving_load import Load, call, post, post_on_time, stream
 from serving.pb.unmix.v1 import agent_service_pb2 as pb
 
 MODELS = Path("models")
@@ -156,6 +165,13 @@ def doors() -> list[Door]:
             REST,
             1,
             lambda server, n, seconds: post(f"{server.rest}/agents/0/act", single, n, seconds),
+        ),
+        Door(
+            OPEN,
+            1,
+            lambda server, n, seconds: post_on_time(
+                f"{server.rest}/agents/0/act", single, OPEN_RATE, n, seconds
+            ),
         ),
         act_many(8),
         act_many(64),

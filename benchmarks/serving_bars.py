@@ -9,6 +9,11 @@ from typing import Literal
 OURS = "batched"
 """The service, in the table."""
 REST, UNARY, STREAM = "REST POST /agents/0/act", "gRPC Act", "gRPC ActStream"
+OPEN_RATE = 400
+"""Requests a second that every server can answer on a core of its own."""
+OPEN = f"REST at {OPEN_RATE}/s, due or late"
+"""The REST door under callers who do not wait for each other; latencies from when a request was
+due."""
 NAIVE = "naive FastAPI"
 MANY = 64
 

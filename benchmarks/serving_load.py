@@ -88,7 +88,7 @@ def call(
         _output(["h2load", *n_connections, *headers, *files, f"http://{address}{path}"])
         lines = [line.split() for line in log.read_text().splitlines()]
     milliseconds = [int(taken) / 1e3 for _, status, taken in lines if status == "200"]
-    return _load(milliseconds, seconds)
+    return load_of(milliseconds, seconds)
 
 
 def stream(
@@ -118,6 +118,19 @@ def stream(
     return Load(**json.loads(output))
 
 
+def post_on_time(url: str, body: bytes, rate: float, connections: int, seconds: int) -> Load:
+    """POST this body so many times a second; latencies count from when a request was due.
+
+    Raises: RuntimeError: a request was refused, or not answered.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        body_file = Path(folder) / "body"
+        body_file.write_bytes(body)
+        module = [sys.executable, "-m", "benchmarks.open_loop"]
+        output = _output([*module, url, f"{rate}", str(connections), f"{seconds}", str(body_file)])
+    return Load(**json.loads(output))
+
+
 def _output(command: list[str]) -> str:
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     if ended.returncode:
@@ -125,7 +138,7 @@ def _output(command: list[str]) -> str:
     return ended.stdout
 
 
-def _load(milliseconds: list[float], seconds: float) -> Load:
+def load_of(milliseconds: list[float], seconds: float) -> Load:
     hundredths = statistics.quantiles(milliseconds, n=100)
     return Load(len(milliseconds), seconds, hundredths[49], hundredths[98])
 
@@ -163,7 +176,7 @@ async def _main(address: str, path: str, connections: str, seconds: str, *files:
             for name in names
         ]
     )  # fmt: skip
-    print(json.dumps(asdict(_load(milliseconds, time.monotonic() - start))))
+    print(json.dumps(asdict(load_of(milliseconds, time.monotonic() - start))))
 
 
 if __name__ == "__main__":

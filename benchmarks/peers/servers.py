@@ -30,8 +30,8 @@ import numpy as np
 from benchmarks.peers import HERE, PeerUnavailableError, last_line, peer_python
 from benchmarks.peers.onnx_agent import OnnxAgent
 from benchmarks.peers.open_inference import SERVICE, Tensors, as_json, as_protobuf
-from benchmarks.serving_bars import REST, STREAM, UNARY
-from benchmarks.serving_load import METHOD, NUMBERED, Load, call, post, stream
+from benchmarks.serving_bars import OPEN, OPEN_RATE, REST, STREAM, UNARY
+from benchmarks.serving_load import METHOD, NUMBERED, Load, call, post, post_on_time, stream
 
 DEBIAN_PYTHON = "/usr/bin/python3"
 """Triton's Python stub brings a standard library of its own, which fits Debian 12's Python 3.11 and
@@ -142,7 +142,7 @@ def _naive(step: Step, _: Path, how: str) -> _Start:
     module = [sys.executable, "-m", "benchmarks.peers.naive_fastapi"]
     return _Start(
         [*module, str(step.model), str(port), how],
-        {REST: lambda n, seconds: post(url, body, n, seconds)},
+        rest_doors(url, body),
         lambda: _asked(url, body)["action"],
     )
 
@@ -153,7 +153,7 @@ def _mosec(step: Step, _: Path, max_batch: int) -> _Start:
     python = peer_python("mosec", print)
     return _Start(
         [str(python), str(HERE / "mosec_server.py"), "--port", str(port)],
-        {REST: lambda n, seconds: post(url, body, n, seconds)},
+        rest_doors(url, body),
         lambda: _asked(url, body)["action"],
         {"AGENT_MODEL": str(step.model), "AGENT_MAX_BATCH": str(max_batch)},
     )
@@ -270,11 +270,17 @@ def _open_inference(
         _called(address, path, request)
         return int(outputs["action"][0])
 
-    doors: dict[str, Drive] = {
-        REST: lambda n, seconds: post(url, body, n, seconds),
-        UNARY: lambda n, seconds: call(address, request, n, seconds, path),
-    }
+    doors = rest_doors(url, body)
+    doors[UNARY] = lambda n, seconds: call(address, request, n, seconds, path)
     return doors, trial
+
+
+def rest_doors(url: str, body: bytes) -> dict[str, Drive]:
+    """A URL under callers who wait for their answers, and under others who do not."""
+    return {
+        REST: lambda n, seconds: post(url, body, n, seconds),
+        OPEN: lambda n, seconds: post_on_time(url, body, OPEN_RATE, n, seconds),
+    }
 
 
 def _bare_grpcio(step: Step, folder: Path) -> _Start:
