@@ -112,19 +112,18 @@ def start_smax(threads: int, say: Callable[[str], None]) -> Peer:
     return Peer([python, "-I", HERE / "smax.py", SMAX_MAP, str(threads)])
 
 
-def peer_python(name: str, say: Callable[[str], None], interpreter: str = sys.executable) -> Path:
+def peer_python(name: str, say: Callable[[str], None], interpreter: str = "") -> Path:
     """The interpreter that holds the requirements in NAME.txt; makes it if it is not there.
 
     Args:
-        interpreter: what to make it of.
+        interpreter: what to make it of; empty for the one that runs this.
 
     Raises:
         PeerUnavailableError: it could not be made.
     """
     requirements = HERE / f"{name}.txt"
     described = sys.version.encode() + requirements.read_bytes()
-    if interpreter != sys.executable:
-        described += interpreter.encode()
+    described += interpreter.encode()
     folder = FOLDER / f"{name}-{hashlib.sha256(described).hexdigest()[:12]}"
     python = folder / "bin" / "python"
     with _lock(name):
@@ -134,7 +133,7 @@ def peer_python(name: str, say: Callable[[str], None], interpreter: str = sys.ex
             for old in FOLDER.glob(f"{name}-*/"):
                 shutil.rmtree(old)
             say(f"making {folder}, once")
-            _run([interpreter, "-m", "venv", str(folder)])
+            _run([interpreter or sys.executable, "-m", "venv", str(folder)])
             options = ["--quiet", "--disable-pip-version-check", "--no-compile", "--retries", "1"]
             _run([str(python), "-m", "pip", "install", *options, "-r", str(requirements)])
             complete.touch()
