@@ -32,7 +32,6 @@ from benchmarks.serving import (
     N_ACTIONS,
     OBS_DIM,
     Door,
-    Figure,
     Server,
     measure,
     median,
@@ -40,6 +39,7 @@ from benchmarks.serving import (
     show,
 )
 from benchmarks.serving import doors as all_doors
+from benchmarks.serving_bars import Figure
 from benchmarks.serving_load import METHOD, Load, post
 from serving.pb.unmix.v1 import agent_service_pb2 as pb
 from serving.rest_binary import MAGIC, OCTETS

@@ -2,15 +2,26 @@
 
 A caller that waits for an answer before it asks again spares a server that is slow; here the
 requests go on coming, and latency counts from when a request was due.
+
+    python -m benchmarks.open_loop URL RATE CONNECTIONS SECONDS BODY_FILE
+
+POSTs the body RATE times a second and prints a `Load` as JSON.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
+import json
+import sys
+from collections import Counter, deque
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple, cast
 from urllib.parse import urlsplit
+
+import uvloop
 
 MOST_CONNECTIONS = 256
 """Requests under way at once; what is due while all are busy waits for none, and stays unsent."""
@@ -47,8 +58,7 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         self._received += data
@@ -74,21 +84,39 @@ class _Connection(asyncio.Protocol):
 def post_request(address: str, path: str, body: bytes) -> bytes:
     """The bytes of a POST of JSON."""
     head = f"POST {path} HTTP/1.1\r\nhost: {urlsplit(address).netloc}\r\n"
-    return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
+    head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    return head.encode() + body
 
 
-async def offer(address: str, request: bytes, rate: float, seconds: float) -> list[Answer]:
-    """Send so many requests a second, evenly, and wait for the answers; in the order of those."""
+async def offer(
+    address: str,
+    request: bytes,
+    rate: float,
+    seconds: float,
+    connections: int = MOST_CONNECTIONS,
+    waits: bool = False,
+) -> list[Answer]:
+    """Send so many requests a second, evenly, and wait for the answers; in the order of those.
+
+    Args:
+        waits: what is due while all connections are busy waits for one; else it stays unsent.
+    """
     loop = asyncio.get_running_loop()
     free: list[_Connection] = []
     opened: list[_Connection] = []
+    waiting: deque[float] = deque()
     answers: list[Answer] = []
     n = max(1, round(rate * seconds))
     all_in = asyncio.Event()
 
+    def ask(connection: _Connection, due: float) -> None:
+        connection.ask(request, functools.partial(keep, due, connection))
+
     def keep(due: float, connection: _Connection | None, status: int) -> None:
         answers.append(Answer(due, loop.time(), status))
-        if connection is not None:
+        if connection is not None and waiting and not connection.is_lost:
+            ask(connection, waiting.popleft())
+        elif connection is not None:
             free.append(connection)
         if len(answers) == n:
             all_in.set()
@@ -100,12 +128,13 @@ async def offer(address: str, request: bytes, rate: float, seconds: float) -> li
             await asyncio.sleep(max(0.0, wait))
         while free and free[-1].is_lost:
             opened.remove(free.pop())
-        if not free and len(opened) < MOST_CONNECTIONS:
+        if not free and len(opened) < connections:
             free += await _connect(address, 1)
             opened.append(free[-1])
         if free:
-            connection = free.pop()
-            connection.ask(request, functools.partial(keep, due, connection))
+            ask(free.pop(), due)
+        elif waits:
+            waiting.append(due)
         else:
             keep(due, None, UNSENT)
     await all_in.wait()
@@ -144,3 +173,22 @@ async def _connect(address: str, n: int) -> list[_Connection]:
     host, _, port = urlsplit(address).netloc.rpartition(":")
     pairs = [await loop.create_connection(_Connection, host, int(port)) for _ in range(n)]
     return [connection for _, connection in pairs]
+
+
+async def _main(url: str, rate: str, connections: str, seconds: str, body_file: str) -> None:
+    from benchmarks.serving_load import load_of
+
+    where = urlsplit(url)
+    request = post_request(url, where.path, Path(body_file).read_bytes())
+    address = f"{where.scheme}://{where.netloc}"
+    load = float(rate), float(seconds), int(connections)
+    answers = await offer(address, request, *load, waits=True)
+    if failed := Counter(answer.status for answer in answers if answer.status != 200):
+        raise SystemExit(f"of {len(answers)} requests some failed; by status: {dict(failed)}")
+    first, last = min(answer.due for answer in answers), max(answer.done for answer in answers)
+    milliseconds = [1e3 * (answer.done - answer.due) for answer in answers]
+    print(json.dumps(asdict(load_of(milliseconds, last - first))))
+
+
+if __name__ == "__main__":
+    uvloop.run(_main(*sys.argv[1:]))

@@ -1,12 +1,13 @@
 """Actions per second of the step service through each of its doors, on one core.
 
-    python -m benchmarks.serving [--seconds 2] [--rounds 3] [--json-path PATH]
+    python -m benchmarks.serving [--seconds 2] [--rounds 3] [--peers NAME ...] [--json-path PATH]
 
 Every server has the first core to itself, the load has the second. The service is measured with
-micro-batching and without (`max_batch=1`), and beside a naive FastAPI server of the same model, by
-turns; medians count. Answers are checked by the service's own counters: a refused step would fail
-the run. "CPU" is the server process' own time per action, which other programs on the machine
-disturb less than the rest.
+micro-batching and without (`max_batch=1`), and beside other servers of the same model
+(`benchmarks.peers.servers`), by turns; medians count. A peer that cannot be had is left out, and
+why is said. At the end come the ratios that are asked for, and whether they were met. The service's
+answers are checked by its own counters: a refused step would fail the run. "CPU" is the server's
+own time per action, which other programs on the machine disturb less than the rest.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ import os
 import platform
 import re
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -31,16 +32,29 @@ import numpy as np
 import onnxruntime
 import tyro
 
-from benchmarks.serving_load import Load, call, post, stream
+from benchmarks.peers import PeerUnavailableError, last_line
+from benchmarks.peers.servers import PEERS, PeerServer, some_step, start
+from benchmarks.processes import cpu_seconds, memory
+from benchmarks.serving_bars import (
+    OPEN,
+    OPEN_RATE,
+    OURS,
+    REST,
+    Figure,
+    Start,
+    compare,
+    show_verdicts,
+)
+from benchmarks.serving_load import Load, call, post, post_on_time, stream
 from serving.pb.unmix.v1 import agent_service_pb2 as pb
 
 MODELS = Path("models")
-MODEL = MODELS / "3s5z" / "1" / "model.onnx"
+MAP = "3s5z"
+MODEL = MODELS / MAP / "1" / "model.onnx"
 N_AGENTS, N_ACTIONS, OBS_DIM, HIDDEN_DIM = 8, 14, 128, 64
 """Of models/3s5z."""
 MOST_UNBATCHED = 512
 """Rows at once that the server without batching is asked for: each of more would take too long."""
-REST = "REST POST /agents/0/act"
 
 
 @dataclass(frozen=True)
@@ -53,6 +67,10 @@ class Command:
     """Rounds; the median counts."""
     connections: tuple[int, ...] = (1, 64)
     """Callers at once, each over its own connection."""
+    peers: tuple[str, ...] = tuple(PEERS)
+    """Servers to measure beside ours; those that need packages of their own are installed once."""
+    doors: tuple[str, ...] = ()
+    """Only these of the service's doors, by their names in the table; all, if none is named."""
     json_path: Path = Path("benchmarks/results/serving.json")
 
 
@@ -66,8 +84,7 @@ class Server:
     grpc: str = ""
 
     def cpu_seconds(self) -> float:
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return cpu_seconds(self.pid)
 
     def steps(self) -> tuple[float, float, float]:
         """(steps done, runs of the model, steps refused) up to now."""
@@ -91,22 +108,6 @@ class Door:
     name: str
     rows: int
     drive: Callable[[Server, int, int], Load]
-
-
-@dataclass(frozen=True)
-class Figure:
-    """Medians over the rounds."""
-
-    door: str
-    server: str
-    connections: int
-    messages_per_s: float
-    actions_per_s: float
-    p50_ms: float
-    p99_ms: float
-    cpu_us_per_action: float
-    rows_per_run: float
-    """0 where the server does not say."""
 
 
 def doors() -> list[Door]:
@@ -165,6 +166,13 @@ def doors() -> list[Door]:
             1,
             lambda server, n, seconds: post(f"{server.rest}/agents/0/act", single, n, seconds),
         ),
+        Door(
+            OPEN,
+            1,
+            lambda server, n, seconds: post_on_time(
+                f"{server.rest}/agents/0/act", single, OPEN_RATE, n, seconds
+            ),
+        ),
         act_many(8),
         act_many(64),
         Door("gRPC Act", 1, lambda server, n, seconds: call(server.grpc, unary, n, seconds)),
@@ -190,17 +198,21 @@ def on_core(core: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def running(name: str, core: int, max_batch: int | None = None) -> Iterator[Server]:
-    """The step service."""
+def running(
+    name: str, core: int, module: str = "serving.server", **settings: int
+) -> Iterator[Server]:
+    """The step service with one model, started by this module."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith("UNMIX_")}
-    setting = {} if max_batch is None else {"UNMIX_MAX_BATCH": str(max_batch)}
-    command = [sys.executable, "-m", "serving.server", "--models", str(MODELS)]
+    given = {f"UNMIX_{setting.upper()}": str(value) for setting, value in settings.items()}
+    folder = tempfile.TemporaryDirectory()
+    (Path(folder.name) / MAP).symlink_to((MODELS / MAP).resolve())
+    command = [sys.executable, "-m", module, "--models", folder.name]
     with on_core(core):
         process = subprocess.Popen(
             [*command, "--http-port", "0", "--grpc-port", "0", "--log-format", "json"],
             stderr=subprocess.PIPE,
             text=True,
-            env=clean | setting,
+            env=clean | given,
         )
     try:
         assert process.stderr is not None
@@ -215,25 +227,26 @@ def running(name: str, core: int, max_batch: int | None = None) -> Iterator[Serv
     finally:
         process.terminate()
         process.communicate()
+        folder.cleanup()
 
 
 @contextlib.contextmanager
-def running_naive(core: int) -> Iterator[Server]:
-    """The naive server, once it answers."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    module = [sys.executable, "-m", "benchmarks.peers.naive_fastapi"]
-    with on_core(core):
-        process = subprocess.Popen([*module, str(MODEL), str(port)])
-    try:
-        for _ in range(300):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-                break
-            time.sleep(0.1)
-        yield Server("naive FastAPI", process.pid, f"http://127.0.0.1:{port}")
-    finally:
-        process.terminate()
-        process.wait()
+def running_peers(
+    names: Iterable[str], core: int, missing: dict[str, str]
+) -> Iterator[list[PeerServer]]:
+    """Those of the peers that can be had; of the others, `missing` is told why not."""
+    answer = pb.ActResponse(action=1, next_hidden=bytes(4 * HIDDEN_DIM)).SerializeToString()
+    dims = {"obs_dim": OBS_DIM, "n_actions": N_ACTIONS, "hidden_dim": HIDDEN_DIM}
+    step = some_step(MODEL, dims, answer)
+    with contextlib.ExitStack() as stack:
+        found = []
+        for name in names:
+            try:
+                with on_core(core):
+                    found.append(stack.enter_context(start(name, step)))
+            except PeerUnavailableError as error:
+                missing[name] = str(error)
+        yield found
 
 
 def measure(door: Door, server: Server, connections: int, seconds: int) -> Figure:
@@ -283,33 +296,79 @@ def show(figures: list[Figure]) -> None:
         )
 
 
+def show_starts(starts: list[Start]) -> None:
+    print("\n| server | up after, s | memory after the load, MB | processes |")
+    print("|---|---|---|---|")
+    for it in starts:
+        print(f"| {it.server} | {it.start_s:.2f} | {it.memory_mb:.0f} | {it.processes} |")
+
+
+def take_turns(
+    command: Command,
+    servers: Sequence[Server],
+    peers: Sequence[PeerServer],
+    failed: dict[str, str],
+) -> list[Figure]:
+    """Every figure of a round, then every one again; returns the medians.
+
+    A peer's door that fails is left alone from then on; `failed` is told why.
+    """
+    batched, unbatched = servers
+    ours = {batched.name, unbatched.name}
+    rounds: dict[tuple[str, str, int], list[Figure]] = {}
+    for _ in range(command.rounds):
+        for door in doors():
+            if command.doors and door.name not in command.doors:
+                continue
+            for connections in command.connections:
+                turns = [(batched, door)]
+                if 1 < connections * door.rows <= MOST_UNBATCHED:
+                    turns.append((unbatched, door))
+                turns += [
+                    (Server(peer.name, peer.pid, ""), driven(door.name, peer.doors[door.name]))
+                    for peer in peers
+                    if door.name in peer.doors and f"{peer.name}, {door.name}" not in failed
+                ]
+                for server, its_door in turns:
+                    try:
+                        figure = measure(its_door, server, connections, command.seconds)
+                    except RuntimeError as error:
+                        if server.name in ours:
+                            raise
+                        failed[f"{server.name}, {door.name}"] = last_line(str(error))
+                        continue
+                    rounds.setdefault((door.name, server.name, connections), []).append(figure)
+                    print(".", end="", flush=True)
+    print()
+    return [median(found) for found in rounds.values()]
+
+
+def driven(name: str, drive: Callable[[int, int], Load]) -> Door:
+    """A peer's counterpart of a door; the peer's address is known to `drive`."""
+    return Door(name, 1, lambda _, connections, seconds: drive(connections, seconds))
+
+
 def main(command: Command) -> None:
     missing = [tool for tool in ("wrk", "h2load") if shutil.which(tool) is None]
     if missing or len(os.sched_getaffinity(0)) < 2:
         print("skipped: needs two cores, and wrk and h2load (Debian: wrk, nghttp2-client)")
         return
     core, load_core = sorted(os.sched_getaffinity(0))[:2]
-    rounds: dict[tuple[str, str, int], list[Figure]] = {}
-    with (
-        running("batched", core) as batched,
-        running("max_batch=1", core, max_batch=1) as unbatched,
-        running_naive(core) as naive,
-        on_core(load_core),
-    ):
-        for _ in range(command.rounds):
-            for door in doors():
-                for connections in command.connections:
-                    servers = [batched, *([naive] if door.name == REST else [])]
-                    if 1 < connections * door.rows <= MOST_UNBATCHED:
-                        servers.append(unbatched)
-                    for server in servers:
-                        figure = measure(door, server, connections, command.seconds)
-                        key = door.name, server.name, connections
-                        rounds.setdefault(key, []).append(figure)
-                        print(".", end="", flush=True)
-    print()
-    figures = [median(found) for found in rounds.values()]
+    skipped: dict[str, str] = {}
+    with running_peers(command.peers, core, skipped) as peers:
+        begun = time.perf_counter()
+        with running(OURS, core) as batched:
+            start_s = time.perf_counter() - begun
+            with running("max_batch=1", core, max_batch=1) as unbatched, on_core(load_core):
+                figures = take_turns(command, (batched, unbatched), peers, skipped)
+            starts = [Start(OURS, start_s, *memory(batched.pid))]
+            starts += [Start(peer.name, peer.start_s, *memory(peer.pid)) for peer in peers]
     show(figures)
+    for what, why in skipped.items():
+        print(f"skipped: {what}: {why}")
+    show_starts(starts)
+    verdicts = compare(figures, starts)
+    show_verdicts(verdicts)
     command.json_path.parent.mkdir(parents=True, exist_ok=True)
     content = {
         "machine": platform.processor() or platform.machine(),
@@ -319,6 +378,9 @@ def main(command: Command) -> None:
         "seconds": command.seconds,
         "load_average": os.getloadavg(),
         "figures": [asdict(figure) for figure in figures],
+        "starts": [asdict(it) for it in starts],
+        "bars": [asdict(verdict) for verdict in verdicts],
+        "skipped": skipped,
     }
     command.json_path.write_text(json.dumps(content, indent=2) + "\n")
 

@@ -25,7 +25,8 @@ from pathlib import Path
 
 import tyro
 
-from benchmarks.serving import MODELS, REST, Door, Server, doors
+from benchmarks.serving import MODELS, Door, Server, doors
+from benchmarks.serving_bars import REST
 
 DOORS = (REST, "REST POST /act, 64 rows", "gRPC Act", "gRPC ActStream")
 

@@ -81,6 +81,8 @@ class _ImpatientProtocol(HttpToolsProtocol):
 
     receive_timeout_s: float
     _arrival: TimerHandle | None = None
+    _arriving = False
+    """Whether a request has begun and not ended."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(cast(asyncio.Transport, _Joining(transport, self.loop)))
@@ -89,13 +91,19 @@ class _ImpatientProtocol(HttpToolsProtocol):
         self._caller = Caller(self)
         self._expect()
 
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        # Most requests arrive whole, and need no timer.
+        if self._arriving and self._arrival is None:
+            self._expect()
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope[CALLER] = self._caller  # type: ignore[literal-required]
-        if self._arrival is None:
-            self._expect()
+        self._arriving = True
 
     def on_message_complete(self) -> None:
+        self._arriving = False
         self._forget()
         super().on_message_complete()
 

@@ -124,9 +124,9 @@ class RestApi:
                 return
             await respond(send, *problem_for(error))
 
-    async def answer_act(
+    def answer_act(
         self, agent: str, receive: Receive, scope: Scope
-    ) -> tuple[int, Headers, bytes]:
+    ) -> Awaitable[tuple[int, Headers, bytes]]:
         """(status, headers, body) of one step."""
         if _is_binary(scope):
 
@@ -134,8 +134,8 @@ class RestApi:
                 agent_id = _whole_number(agent)
                 return await rest_binary.act_one(self._service, agent_id, body, caller_of(scope))
 
-            return await self._answer_steps("rest", receive, act, _OCTETS)
-        return await self._answer_steps(
+            return self._answer_steps("rest", receive, act, _OCTETS)
+        return self._answer_steps(
             "rest",
             receive,
             lambda body: self._act(agent, decode(_act_decoder, body), caller_of(scope)),

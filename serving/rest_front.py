@@ -62,12 +62,12 @@ class RestFront:
             traceparent.set(_header(scope["headers"], b"traceparent").decode("latin-1"))
         start, status = time.monotonic(), 0
 
-        async def answer(message: Message) -> None:
+        def answer(message: Message) -> Awaitable[None]:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], answered]
-            await send(message)
+            return send(message)
 
         try:
             if self._access is not None:

@@ -1,4 +1,4 @@
-"""Other simulators to measure beside ours, each in a virtual environment of its own.
+"""Others to measure beside ours, each in a virtual environment of its own.
 
 A peer is a requirements file and a script beside this one. Its environment is made once, in
 `.cache/peers` at the repository's root. The script is started once and asked for one round at a
@@ -112,10 +112,18 @@ def start_smax(threads: int, say: Callable[[str], None]) -> Peer:
     return Peer([python, "-I", HERE / "smax.py", SMAX_MAP, str(threads)])
 
 
-def peer_python(name: str, say: Callable[[str], None]) -> Path:
-    """The interpreter that holds the requirements in NAME.txt; makes it if it is not there."""
+def peer_python(name: str, say: Callable[[str], None], interpreter: str = "") -> Path:
+    """The interpreter that holds the requirements in NAME.txt; makes it if it is not there.
+
+    Args:
+        interpreter: what to make it of; empty for the one that runs this.
+
+    Raises:
+        PeerUnavailableError: it could not be made.
+    """
     requirements = HERE / f"{name}.txt"
     described = sys.version.encode() + requirements.read_bytes()
+    described += interpreter.encode()
     folder = FOLDER / f"{name}-{hashlib.sha256(described).hexdigest()[:12]}"
     python = folder / "bin" / "python"
     with _lock(name):
@@ -125,7 +133,7 @@ def peer_python(name: str, say: Callable[[str], None]) -> Path:
             for old in FOLDER.glob(f"{name}-*/"):
                 shutil.rmtree(old)
             say(f"making {folder}, once")
-            _run([sys.executable, "-m", "venv", str(folder)])
+            _run([interpreter or sys.executable, "-m", "venv", str(folder)])
             options = ["--quiet", "--disable-pip-version-check", "--no-compile", "--retries", "1"]
             _run([str(python), "-m", "pip", "install", *options, "-r", str(requirements)])
             complete.touch()
@@ -138,7 +146,10 @@ def last_line(text: str) -> str:
 
 
 def _run(command: Sequence[str]) -> None:
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise PeerUnavailableError(f"cannot be installed: {error}") from error
     if ended.returncode != 0:
         raise PeerUnavailableError(f"cannot be installed: {last_line(ended.stderr)}")
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -11,8 +15,9 @@ import numpy as np
 import pytest
 
 from benchmarks.peers.naive_fastapi import create_app
-from benchmarks.serving import Door, Figure, Server, _sum, measure, median
-from benchmarks.serving_load import Load, call, post, stream
+from benchmarks.serving import Door, Server, _sum, measure, median
+from benchmarks.serving_bars import Figure
+from benchmarks.serving_load import Load, call, post, post_on_time, stream
 from serving.agent_model import AgentModel, Row, StepResult
 from serving.pb.unmix.v1 import agent_service_pb2 as pb
 from tests.serving.running import RunningServer
@@ -107,3 +112,43 @@ def test_what_the_service_refuses_fails_the_run(server: RunningServer) -> None:
     door = Door("act", 1, lambda it, n, s: call(it.grpc, bad, n, s))
     with pytest.raises(RuntimeError, match="steps were refused"):
         measure(door, served(server), connections=1, seconds=1)
+
+
+class Slow(BaseHTTPRequestHandler):
+    """Takes a fifth of a second over each request."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        time.sleep(0.2)
+        self.send_response(200 if self.path == "/good" else 429)
+        self.send_header("content-length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def slow() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_request_is_timed_from_when_it_was_due(slow: str) -> None:
+    # Ten are due, one each 100 ms, and the only connection takes 200 ms over each: number k, from
+    # 0, is answered 200 (k + 1) - 100 k ms after it was due.
+    load = post_on_time(f"{slow}/good", b"{}", rate=10, connections=1, seconds=1)
+    assert load.n == 10
+    assert load.seconds >= 2
+    assert load.p50_ms >= 650
+    assert load.p99_ms >= 1100
+
+
+def test_who_is_refused_on_time_fails_the_run(slow: str) -> None:
+    with pytest.raises(RuntimeError, match=r"of 10 requests some failed; by status: \{429: 10\}"):
+        post_on_time(f"{slow}/bad", b"{}", rate=10, connections=1, seconds=1)
