@@ -25,6 +25,7 @@ from serving.repository import Repository
 from serving.rest_api import RestApi
 from serving.rest_front import RestFront
 from serving.rest_inference import RestInference
+from serving.rest_security import describe_security
 from serving.service import AgentService
 from serving.sessions import Sessions
 from serving.settings import Settings, SetupError
@@ -139,6 +140,8 @@ async def serve(
         prefix=worker.session_prefix if worker else "",
     )
     api = RestApi(service, sessions, settings.max_body_bytes)
+    if access is not None:
+        describe_security(api.app, settings)
     traced = settings.traces != "none"
     rest = RestInference(service, sessions, api, holds_sequences=worker is None)
     door = await worker.open(rest, api, service.metrics) if worker else rest

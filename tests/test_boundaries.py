@@ -79,6 +79,7 @@ def test_the_core_knows_no_door() -> None:
             "rest_front",
             "rest_messages",
             "rest_team",
+            "rest_security",
             "grpc_front",
             "http_server",
             "grpc_api",
