@@ -37,7 +37,7 @@ from serving.repository import ModelStatus
 from serving.request_ids import HEADER, begin_request, request_id
 from serving.service import Act, AgentService, Episode
 from serving.sessions import Sessions
-from serving.settings import Role
+from serving.settings import HANDSHAKE_S, Role
 from serving.stream_places import StreamPlaces, client_of
 
 logger = logging.getLogger(__name__)
@@ -65,8 +65,9 @@ STATUS: dict[type[errors.ServingError], grpc.StatusCode] = {
 }
 """The door's error table; anything else is INTERNAL and says no more than its request id."""
 
-HANDSHAKE_MS = 4000
-"""How long a connection may take until it speaks HTTP/2, TLS included; else it is two minutes."""
+_PING_MS = 10_000
+"""A connection that is silent for so long is asked whether it is there, and has as long to answer:
+time for a robot's radio to come back."""
 
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 Handler: TypeAlias = Callable[[Any, Context], Awaitable[bytes | None]]
@@ -109,7 +110,11 @@ class GrpcApi:
                 # Without this a second server on the same port would silently share its calls.
                 ("grpc.so_reuseport", int(shares_port)),
                 # Who has connected and says nothing, or too little, is hung up on.
-                ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
+                ("grpc.server_handshake_timeout_ms", round(1000 * HANDSHAKE_S)),
+                # A caller that has vanished leaves its stream, and a unit's place, to be found out.
+                ("grpc.keepalive_time_ms", _PING_MS),
+                ("grpc.keepalive_timeout_ms", _PING_MS),
+                ("grpc.keepalive_permit_without_calls", 1),
             ]
         )
         self._server = server

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import socket
 from asyncio.events import TimerHandle
 from collections.abc import Callable, Iterator
 from typing import Any, cast
@@ -14,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serving.batcher import Caller
 from serving.rest_api import CALLER
-from serving.settings import Settings
+from serving.settings import HANDSHAKE_S, Settings
 from serving.tls import Tls, certificate_name
 
 
@@ -30,6 +32,7 @@ def http_server(
         lifespan="off",
         log_config=None,
         access_log=False,
+        proxy_headers=False,  # else whoever calls from this machine could name any address
         server_header=False,
         timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=max(1, round(settings.grace_s)),
@@ -39,6 +42,28 @@ def http_server(
 
 
 class _HttpServer(uvicorn.Server):
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's for sockets, but TLS has to be agreed on in time: before that there is no
+        protocol to be impatient."""
+        config, loop = self.config, asyncio.get_running_loop()
+        make = functools.partial(
+            cast(type[HttpToolsProtocol], config.http_protocol_class),
+            config=config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
+        self.servers = [
+            await loop.create_server(
+                make,
+                sock=listener,
+                backlog=config.backlog,
+                ssl=config.ssl,
+                ssl_handshake_timeout=HANDSHAKE_S if config.ssl else None,
+            )
+            for listener in sockets or ()
+        ]
+        self.started = True
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Signals are for the whole process, not for this door."""

@@ -8,6 +8,9 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+HANDSHAKE_S = 4.0
+"""How long a connection may take until it can be talked over, TLS included."""
+
 Role = Literal["act", "observe", "admin"]
 """act: steps and sessions; observe: models and metrics; admin: everything."""
 
