@@ -42,7 +42,7 @@ from benchmarks.serving import doors as all_doors
 from benchmarks.serving_bars import Figure
 from benchmarks.serving_load import METHOD, Load, post
 from serving.pb.unmix.v1 import agent_service_pb2 as pb
-from serving.rest_binary import MAGIC, OCTETS
+from serving.rest.binary import MAGIC, OCTETS
 
 PER_CONNECTION = 8
 """Streams over one connection, where there are as many."""

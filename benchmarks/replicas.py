@@ -35,10 +35,10 @@ import numpy as np
 import numpy.typing as npt
 import tyro
 
-from serving.agent_model import AgentModel, Row, StepResult
 from serving.client import Memory, ServingClientError, connect
-from serving.client_retry import Retry
-from serving.repository import load_model
+from serving.client.retry import Retry
+from serving.models.agent_model import AgentModel, Row, StepResult
+from serving.models.repository import load_model
 
 CONFIG = Path(__file__).parent.parent / "deploy" / "haproxy" / "haproxy.cfg"
 START_S = 60.0

@@ -8,17 +8,17 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeVar
 
-from serving.access import check_exposure, open_access
-from serving.admin_api import ADMIN_HOST
-from serving.device import check_device
-from serving.envoy_front import check_envoy
-from serving.keys import read_keys
-from serving.memory_keys import open_memory_keys
-from serving.repository import Repository
+from serving.access.entry import check_exposure, open_access
+from serving.access.keys import read_keys
+from serving.access.tls import open_tls
+from serving.access.tokens import read_jwks
+from serving.models.device import check_device
+from serving.models.repository import Repository
+from serving.process.envoy_front import check_envoy
+from serving.process.supervisor import check_workers
+from serving.rest.admin import ADMIN_HOST
 from serving.settings import Settings, SetupError
-from serving.supervisor import check_workers
-from serving.tls import open_tls
-from serving.tokens import read_jwks
+from serving.steps.memory_keys import open_memory_keys
 
 RENEW_DAYS = 14
 T = TypeVar("T")

@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from serving.access import principal
+from serving.access.entry import principal
 from serving.request_ids import request_id
 from serving.settings import Settings
 

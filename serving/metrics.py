@@ -29,8 +29,8 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from serving.agent_model import AgentModel
 from serving.errors import ServingError
+from serving.models.agent_model import AgentModel
 
 Door = Literal["rest", "rest_team", "grpc_unary", "grpc_stream", "grpc_team", "rest_v2", "grpc_v2"]
 

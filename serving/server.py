@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from serving.key_command import key_app
+from serving.access.key_command import key_app
 from serving.logs import configure_logging
 from serving.settings import Settings, SetupError
 
@@ -107,18 +107,18 @@ def _run(settings: Settings) -> int:
     # Imported where they are needed: a process that only looks after others, workers or Envoy,
     # would carry the whole service for ever.
     if settings.workers > 1:
-        from serving.supervisor import supervise
+        from serving.process.supervisor import supervise
 
         return supervise(settings)
     import uvloop
 
     if settings.front == "envoy":
-        from serving.envoy_front import serve_behind_envoy
+        from serving.process.envoy_front import serve_behind_envoy
 
         uvloop.run(serve_behind_envoy(settings))
         return 0
-    from serving.device import check_device, check_engine
-    from serving.lifecycle import serve
+    from serving.models.device import check_device, check_engine
+    from serving.process.lifecycle import serve
 
     check_engine()
     check_device(settings.device)
@@ -153,7 +153,7 @@ def check_command(
 
 def _check(given: dict[str, Any]) -> Iterator[Finding]:
     from serving.check import Finding, check
-    from serving.device import check_engine
+    from serving.models.device import check_engine
 
     try:
         check_engine()

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from serving.agent_model import AgentModel, StepResult
 from serving.metrics import Door, error_code
+from serving.models.agent_model import AgentModel, StepResult
 from serving.request_ids import request_id, traceparent
-from serving.service import Act, AgentService, Episode, Step
 from serving.settings import SetupError
+from serving.steps.service import Act, AgentService, Episode, Step
 
 SERVICE_NAME = "unmix"
 

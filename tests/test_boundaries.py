@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serving import errors, grpc_api, rest_api
+from serving import errors
 from serving.client import Units
+from serving.rest import api as rest_api
+from serving.rpc import api as grpc_api
 from tests.artifacts import write_artifact
 from tests.serving.generate import PROTOS, generate
 from tests.serving.running import RunningServer
@@ -51,8 +53,8 @@ def test_training_uses_only_the_client_of_serving() -> None:
 def test_the_client_needs_the_base_install_alone() -> None:
     generated = [path for path in SERVING if "pb" in path.parts]
     base = {"grpc", "google", "numpy", "serving"} | set(sys.stdlib_module_names)
-    runs_the_model = ROOT / "serving" / "client_local.py"
-    clients = sorted({*(ROOT / "serving").glob("client*.py")} - {runs_the_model})
+    client = ROOT / "serving" / "client"
+    clients = sorted({*client.glob("*.py")} - {client / "local.py"})  # which runs the model
     assert len(clients) == 7
     for path in [*clients, ROOT / "serving" / "__init__.py", *generated]:
         assert packages(path) <= base, path
@@ -67,30 +69,16 @@ def test_a_measured_peer_runs_without_what_is_ours() -> None:
 
 def test_the_core_knows_no_door() -> None:
     doors = {"fastapi", "starlette", "uvicorn", "grpc", "http", "httptools", "msgspec", "typer"}
-    for name in ("errors", "manifest", "repository", "agent_model", "batcher", "service",
-                 "sessions", "metrics", "settings", "access", "keys", "tokens", "rates", "watched",
-                 "request_ids", "memory", "memory_keys", "sealing", "model_control",
-                 "device", "inference", "inference_tensors"):  # fmt: skip
-        path = ROOT / "serving" / f"{name}.py"
+    serving = ROOT / "serving"
+    core = {serving / f"{name}.py" for name in ("errors", "metrics", "settings", "request_ids")}
+    for package in ("models", "steps", "access"):
+        core |= {*(serving / package).glob("*.py")}
+    of_doors = {serving / "access" / "key_command.py", serving / "access" / "tls.py"}
+    assert of_doors < core
+    for path in core - of_doors:
         assert not packages(path) & doors, path
         inner = {module.split(".")[1] for module in imported(path) if module.startswith("serving.")}
-        assert not inner & {
-            "rest_api",
-            "rest_front",
-            "rest_messages",
-            "rest_team",
-            "rest_security",
-            "grpc_front",
-            "http_server",
-            "grpc_api",
-            "grpc_team",
-            "grpc_inference",
-            "grpc_messages",
-            "rest_inference",
-            "rest_inference_messages",
-            "server",
-            "client",
-        }, path
+        assert not inner & {"rest", "rpc", "process", "server", "client"}, path
 
 
 def every(kind: type[errors.ServingError]) -> set[type[errors.ServingError]]:
@@ -159,7 +147,7 @@ def test_the_client_imports_with_the_base_install_alone(torchless: Path, tmp_pat
         " 'google.rpc'):\n"
         "    sys.modules[name] = None\n"
         "import serving.client\n"
-        "import serving.client_resuming\n"
+        "import serving.client.resuming\n"
         "print(serving.client.__file__)\n"
     )
     where = run([str(torchless), "-I", "-c", code]).strip()

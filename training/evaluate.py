@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from serving.client import ServingClientError
-from serving.client_credentials import HELP
+from serving.client.credentials import HELP
 from training.checkpoint import CheckpointError
 from training.config import EnvArg
 from training.envs import GAMES, GameError, at_once, make_env

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from serving.client import ServingClientError, get_model
-from serving.client_credentials import HELP, VARIABLES, Credentials
+from serving.client.credentials import HELP, VARIABLES, Credentials
 from training.config import EnvArg
 from training.envs import make_env
 from training.envs.base import BatchedEnv

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from serving.client import Memory, Units, get_model
-from serving.client_credentials import Credentials
+from serving.client.credentials import Credentials
 from training.checkpoint import load_agent
 from training.envs import nearest
 from training.envs.base import BatchedEnv

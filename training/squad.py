@@ -19,7 +19,7 @@ from typing import Self
 
 import torch
 
-from serving.client_unit_wire import MOST_BYTES, READY, Done, Seen
+from serving.client.unit_wire import MOST_BYTES, READY, Done, Seen
 from training.types import Observation
 
 NO_OP = 0
@@ -53,7 +53,7 @@ class Squad:
     """One battle's units, as a `Policy` for one battle at a time.
 
     Args:
-        launch: agent id -> the command that runs `serving.client_unit` for it, without the
+        launch: agent id -> the command that runs `serving.client.unit` for it, without the
             arguments about its socket and its memory.
         folder: where each unit's memory is kept.
         deadline_s: how long an answer may take; None: as long as it likes.
@@ -204,4 +204,4 @@ class _UnitProcess:
 
 def unit_command(agent: int, *arguments: str) -> list[str]:
     """What runs a unit with this Python."""
-    return [sys.executable, "-m", "serving.client_unit", "--agent-id", str(agent), *arguments]
+    return [sys.executable, "-m", "serving.client.unit", "--agent-id", str(agent), *arguments]

@@ -19,7 +19,7 @@ import httpx
 import numpy as np
 
 from serving.client import ServingClientError, Units
-from serving.client_team import TeamUnits
+from serving.client.team import TeamUnits
 from tests.artifacts import SMALL
 from tests.serving.running import RunningServer
 from tests.venvs import ROOT

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from serving.keys import new_key
+from serving.access.keys import new_key
 from tests.serving.running import RunningServer
 from tests.venvs import ROOT
 

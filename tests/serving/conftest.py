@@ -9,8 +9,8 @@ import grpc
 import httpx
 import pytest
 
-from serving.agent_model import AgentModel
-from serving.repository import load_model
+from serving.models.agent_model import AgentModel
+from serving.models.repository import load_model
 from tests.artifacts import Policy, write_artifact
 from tests.serving.running import FRONT, RunningServer
 

@@ -9,7 +9,7 @@ import threading
 from typing import Any
 
 from serving import server
-from serving.batcher import Batcher
+from serving.steps.batcher import Batcher
 
 _kept: list[bytes] = []
 _submit = Batcher.submit

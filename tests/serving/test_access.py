@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from serving.access import MAX_TOKEN, Access, Principal, check_exposure, open_access
+from serving.access.entry import MAX_TOKEN, Access, Principal, check_exposure, open_access
+from serving.access.keys import new_key
+from serving.access.rates import MAX_BUCKETS, Bucket, Buckets
+from serving.access.watched import Watched
 from serving.errors import NotAllowed, NotAuthenticated, RateLimited
-from serving.keys import new_key
-from serving.rates import MAX_BUCKETS, Bucket, Buckets
 from serving.settings import Role, Settings, SetupError
-from serving.watched import Watched
 from tests.serving.issuer import SETTINGS, Issuer
 
 

@@ -10,9 +10,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from serving.agent_model import AgentModel, BadRow, Row, StepResult
 from serving.errors import ModelInvalid
-from serving.repository import load_model
+from serving.models.agent_model import AgentModel, BadRow, Row, StepResult
+from serving.models.repository import load_model
 from tests.artifacts import Dims, Policy, Step, golden, manifest, write_artifact, write_model
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serving.agent_model import AgentModel, BadRow, Row
-from serving.batcher import Batcher, Caller, Results
 from serving.errors import Abandoned, DeadlineExceeded, Overloaded
-from serving.repository import load_model
+from serving.models.agent_model import AgentModel, BadRow, Row
+from serving.models.repository import load_model
+from serving.steps.batcher import Batcher, Caller, Results
 from tests.artifacts import Policy, Step
 
 FAR = float("inf")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from serving.errors import ModelInvalid
-from serving.repository import Repository, load_model
+from serving.models.repository import Repository, load_model
 from tests.artifacts import Policy, write_artifact, write_digest
 
 FILES = ("model.onnx", "manifest.json", "manifest.json.sha256", "MODEL_CARD.md")

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from serving.access.keys import find_key, new_key, read_keys
 from serving.check import check
-from serving.keys import find_key, new_key, read_keys
 from serving.server import app
 from serving.settings import Settings
 from tests.artifacts import Policy, write_artifact

@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from serving.agent_model import AgentModel, Row, StepResult
 from serving.client import (
     Memory,
     ModelInfo,
@@ -27,6 +26,7 @@ from serving.client import (
     connect,
     get_model,
 )
+from serving.models.agent_model import AgentModel, Row, StepResult
 from tests.serving.running import RunningServer
 
 N_UNITS, N_STEPS = 24, 12

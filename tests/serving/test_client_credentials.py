@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from serving.agent_model import AgentModel, Row, StepResult
 from serving.client import Memory, ServingClientError, Unit, get_model
-from serving.client_credentials import NOBODY, VARIABLES, Credentials
-from serving.client_retry import Retry
-from serving.client_team import TeamUnits
+from serving.client.credentials import NOBODY, VARIABLES, Credentials
+from serving.client.retry import Retry
+from serving.client.team import TeamUnits
+from serving.models.agent_model import AgentModel, Row, StepResult
 from tests.serving.certificates import DAY, NOW, Authority
 from tests.serving.running import RunningServer
 from tests.serving.test_access import write_keys
@@ -215,7 +215,7 @@ def test_a_unit_program_is_told_by_its_environment(locked: Locked, tmp_path: Pat
         theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         clean = {name: it for name, it in os.environ.items() if name not in VARIABLES}
         with theirs, ours:
-            command = [sys.executable, "-m", "serving.client_unit", "--agent-id", "1"]
+            command = [sys.executable, "-m", "serving.client.unit", "--agent-id", "1"]
             where = ["--socket", str(theirs.fileno()), "--remember", str(tmp_path / "memory")]
             process = subprocess.Popen(
                 [*command, *where, "--server", locked.url("https")],

@@ -9,7 +9,7 @@ import pytest
 
 from serving.client import Checkpoint, LocalAgent, ServingClientError
 from serving.errors import ModelInvalid
-from serving.repository import load_model
+from serving.models.repository import load_model
 
 FOLDER = Path(__file__).parents[2] / "models" / "3m" / "1"
 OBS, MASK = np.zeros(30, np.float32), np.array([0, 1, 1, 1, 1, 1, 0, 0, 0], np.bool_)

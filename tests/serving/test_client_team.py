@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from serving.client import ServingClientError, Units
-from serving.client_team import TeamUnits
+from serving.client.team import TeamUnits
 from tests.serving.running import RunningServer
 
 AGENTS = [place % 3 for place in range(10)]

@@ -8,7 +8,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from serving.device import PROBE, DeviceUnusable, check_device
+from serving.models.device import PROBE, DeviceUnusable, check_device
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 

@@ -18,11 +18,11 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from serving.access import Access
+from serving.access.entry import Access
 from serving.pb.unmix.v1 import agent_service_pb2 as pb
 from serving.pb.unmix.v1 import agent_service_pb2_grpc as pb_grpc
-from serving.rest_api import Receive, Scope, Send
-from serving.rest_front import RestFront, role_for
+from serving.rest.api import Receive, Scope, Send
+from serving.rest.front import RestFront, role_for
 from serving.settings import Role, Settings
 from tests.serving.issuer import SETTINGS, Issuer
 from tests.serving.running import RunningServer

@@ -13,8 +13,8 @@ import grpc
 import httpx
 import pytest
 
-from serving.envoy_front import check_envoy, envoy_config
 from serving.pb.unmix.v1 import agent_service_pb2 as pb
+from serving.process.envoy_front import check_envoy, envoy_config
 from serving.settings import Settings, SetupError
 from tests.serving.running import RunningServer
 from tests.serving.test_grpc_api import Stream, request, step, stub

@@ -20,11 +20,11 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
-from serving.agent_model import AgentModel, Row, StepResult
 from serving.errors import ServingError
-from serving.grpc_api import STATUS
+from serving.models.agent_model import AgentModel, Row, StepResult
 from serving.pb.unmix.v1 import agent_service_pb2 as pb
 from serving.pb.unmix.v1 import agent_service_pb2_grpc as pb_grpc
+from serving.rpc.api import STATUS
 from tests.serving.running import RunningServer
 
 OBS = np.linspace(-1, 1, 7, dtype="<f4").tobytes()

@@ -12,11 +12,11 @@ import httpx
 import numpy as np
 import pytest
 
-from serving.agent_model import AgentModel, Row, StepResult
-from serving.grpc_inference import host_of
+from serving.models.agent_model import AgentModel, Row, StepResult
 from serving.pb.inference import inference_service_pb2 as pb
 from serving.pb.inference import inference_service_pb2_grpc as pb_grpc
-from serving.rest_front import role_for
+from serving.rest.front import role_for
+from serving.rpc.inference import host_of
 from serving.settings import Role
 from tests.artifacts import Policy, write_artifact
 from tests.serving.running import RunningServer

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from serving.agent_model import AgentModel, Row, StepResult
+from serving.models.agent_model import AgentModel, Row, StepResult
 from serving.pb.unmix.v1 import agent_service_pb2 as pb
 from serving.pb.unmix.v1 import agent_service_pb2_grpc as pb_grpc
 from tests.serving.running import RunningServer

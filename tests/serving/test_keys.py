@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.keys import Key, find_key, new_key, read_keys
+from serving.access.keys import Key, find_key, new_key, read_keys
 from serving.settings import SetupError
 
 HEX = hashlib.sha256(b"unmix_trainer_secret").hexdigest()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from serving.errors import ModelInvalid
-from serving.manifest import parse_manifest
+from serving.models.manifest import parse_manifest
 from tests.artifacts import Policy, golden, manifest
 
 Change = Callable[[dict[str, Any]], object]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.memory_keys import MemoryKeyFile, MemoryKeysError, parse_memory_keys
+from serving.steps.memory_keys import MemoryKeyFile, MemoryKeysError, parse_memory_keys
 
 A, B = bytes(range(32)), bytes(range(32, 64))
 

@@ -11,8 +11,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from serving import errors
-from serving.agent_model import AgentModel
 from serving.metrics import Histogram, Metrics, ModelMetrics, error_code
+from serving.models.agent_model import AgentModel
 
 
 @pytest.fixture

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving import agent_model
 from serving.errors import ModelInvalid, ModelNotFound, ModelNotReady
 from serving.metrics import Metrics
-from serving.model_control import ModelControl
-from serving.repository import Repository, load_model
-from serving.service import Act, AgentService
+from serving.models import agent_model
+from serving.models.control import ModelControl
+from serving.models.repository import Repository, load_model
 from serving.settings import Settings
+from serving.steps.service import Act, AgentService
 from tests.artifacts import Policy, write_artifact
 
 OBS = np.linspace(-1, 1, 7, dtype="<f4").tobytes()

@@ -13,9 +13,9 @@ import httpx
 import numpy as np
 import numpy.typing as npt
 
-from serving.agent_model import AgentModel, Row, StepResult
 from serving.client import Memory, connect
-from serving.repository import load_model
+from serving.models.agent_model import AgentModel, Row, StepResult
+from serving.models.repository import load_model
 from tests.artifacts import Policy, write_artifact, write_digest
 from tests.serving.running import RunningServer
 

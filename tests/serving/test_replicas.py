@@ -29,7 +29,7 @@ from benchmarks.replicas import (
     play_all,
     replicas,
 )
-from serving.agent_model import AgentModel, Row, StepResult
+from serving.models.agent_model import AgentModel, Row, StepResult
 
 if shutil.which("haproxy") is None:
     pytest.skip(

@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from serving.errors import InvalidRequest, ModelInvalid, ModelNotFound, ModelNotReady
-from serving.repository import MAX_MODEL_BYTES, Repository, load_model
+from serving.models.repository import MAX_MODEL_BYTES, Repository, load_model
 from tests.artifacts import Policy, golden, manifest, write_artifact, write_model
 
 Change = Callable[[onnx.ModelProto], object]

@@ -14,14 +14,14 @@ import httpx
 import numpy as np
 import pytest
 
-from serving.agent_model import AgentModel, Row, StepResult
 from serving.errors import ServingError
 from serving.metrics import Metrics
-from serving.repository import Repository
-from serving.rest_api import PROBLEM_JSON, RestApi
-from serving.service import AgentService
-from serving.sessions import Sessions
+from serving.models.agent_model import AgentModel, Row, StepResult
+from serving.models.repository import Repository
+from serving.rest.api import PROBLEM_JSON, RestApi
 from serving.settings import Settings
+from serving.steps.service import AgentService
+from serving.steps.sessions import Sessions
 from tests.serving.running import RunningServer
 
 OBS = [0.5, -0.25, 0.1, 1.0, 0.0, -1.0, 0.75]
@@ -442,7 +442,7 @@ async def test_what_nobody_foresaw_is_a_500_that_tells_nothing(
 
 
 def test_every_error_has_a_status_of_its_own_kind() -> None:
-    from serving.rest_api import STATUS
+    from serving.rest.api import STATUS
 
     assert all(400 <= status < 600 for status in STATUS.values())
     assert all(issubclass(kind, ServingError) for kind in STATUS)

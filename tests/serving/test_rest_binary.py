@@ -9,7 +9,7 @@ import httpx
 import numpy as np
 import pytest
 
-from serving.rest_api import PROBLEM_JSON
+from serving.rest.api import PROBLEM_JSON
 from tests.serving.test_rest_team import some_rows
 
 OCTETS = {"content-type": "application/octet-stream"}

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from serving.rest_security import describe_security
+from serving.rest.security import describe_security
 from serving.settings import Settings
 from tests.serving.running import RunningServer
 from tests.serving.test_access import write_keys

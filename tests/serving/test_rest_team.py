@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
-from serving.rest_api import PROBLEM_JSON
+from serving.rest.api import PROBLEM_JSON
 from tests.serving.running import RunningServer
 
 SECRET = "XYZZY"

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from serving.agent_model import AgentModel, Row, StepResult
 from serving.client import Memory, ServingClientError, Unit, Units, connect
-from serving.client_retry import Retry
+from serving.client.retry import Retry
+from serving.models.agent_model import AgentModel, Row, StepResult
 from tests.artifacts import Policy, write_artifact
 from tests.serving.running import RunningServer
 

@@ -15,11 +15,11 @@ import httpx
 import numpy as np
 import pytest
 
-from serving.agent_model import AgentModel, Row, StepResult
 from serving.client import Units
+from serving.models.agent_model import AgentModel, Row, StepResult
 from serving.pb.unmix.v1 import agent_service_pb2 as pb
 from serving.pb.unmix.v1 import agent_service_pb2_grpc as pb_grpc
-from serving.sealing import NOT_OURS
+from serving.steps.sealing import NOT_OURS
 from tests.serving.running import RunningServer
 from tests.serving.test_server import run
 

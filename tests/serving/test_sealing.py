@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from serving.agent_model import AgentModel
 from serving.errors import InvalidRequest
-from serving.memory import Memory
-from serving.memory_keys import MemoryKeys
-from serving.repository import load_model
-from serving.sealing import NOT_OURS, Sealer
+from serving.models.agent_model import AgentModel
+from serving.models.repository import load_model
+from serving.steps.memory import Memory
+from serving.steps.memory_keys import MemoryKeys
+from serving.steps.sealing import NOT_OURS, Sealer
 from tests.artifacts import Policy, write_artifact
 
 KEYS: MemoryKeys = {b"new": bytes(range(32)), b"old": bytes(range(32, 64))}

@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.agent_model import AgentModel, Row, StepResult
-from serving.batcher import Caller
 from serving.errors import (
     Abandoned,
     AgentNotFound,
@@ -23,11 +21,13 @@ from serving.errors import (
     SessionBusy,
     ShuttingDown,
 )
-from serving.memory import Memory
 from serving.metrics import Metrics
-from serving.repository import Repository
-from serving.service import Act, AgentService, Step
+from serving.models.agent_model import AgentModel, Row, StepResult
+from serving.models.repository import Repository
 from serving.settings import Settings
+from serving.steps.batcher import Caller
+from serving.steps.memory import Memory
+from serving.steps.service import Act, AgentService, Step
 from tests.artifacts import Policy, write_artifact
 
 OBS = np.linspace(-1, 1, 7, dtype="<f4").tobytes()

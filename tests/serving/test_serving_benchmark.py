@@ -18,7 +18,7 @@ from benchmarks.peers.naive_fastapi import create_app
 from benchmarks.serving import Door, Server, _sum, measure, median
 from benchmarks.serving_bars import Figure
 from benchmarks.serving_load import Load, call, post, post_on_time, stream
-from serving.agent_model import AgentModel, Row, StepResult
+from serving.models.agent_model import AgentModel, Row, StepResult
 from serving.pb.unmix.v1 import agent_service_pb2 as pb
 from tests.serving.running import RunningServer
 

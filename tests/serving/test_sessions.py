@@ -7,11 +7,11 @@ import tracemalloc
 
 import pytest
 
-from serving.agent_model import AgentModel
 from serving.errors import Overloaded, SessionNotFound
-from serving.memory import Memory
-from serving.service import Episode
-from serving.sessions import Sessions
+from serving.models.agent_model import AgentModel
+from serving.steps.memory import Memory
+from serving.steps.service import Episode
+from serving.steps.sessions import Sessions
 
 
 class Clock:

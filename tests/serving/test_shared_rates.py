@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from serving import shared_rates
-from serving.access import open_access
+from serving.access import shared_rates
+from serving.access.entry import open_access
+from serving.access.shared_rates import SharedBuckets
 from serving.errors import RateLimited
 from serving.settings import Settings
-from serving.shared_rates import SharedBuckets
 from tests.serving.test_access import write_keys
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import grpc
 import pytest
 
-from serving.access import Principal, principal
+from serving.access.entry import Principal, principal
 from serving.errors import Overloaded
 from serving.metrics import Metrics
 from serving.pb.unmix.v1 import agent_service_pb2 as pb
-from serving.stream_places import StreamPlaces, client_of
+from serving.rpc.stream_places import StreamPlaces, client_of
 from tests.serving.running import RunningServer
 from tests.serving.test_grpc_api import Stream, refused, step, stub
 

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives import serialization
 
+from serving.access.tls import open_tls
 from serving.pb.unmix.v1 import agent_service_pb2 as pb
 from serving.pb.unmix.v1 import agent_service_pb2_grpc as pb_grpc
 from serving.settings import Settings, SetupError
-from serving.tls import open_tls
 from tests.serving.certificates import DAY, NOW, Authority, Files
 from tests.serving.running import FRONT, RunningServer
 

@@ -14,8 +14,8 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from serving.access.tokens import Claims, read_jwks, read_token
 from serving.settings import SetupError
-from serving.tokens import Claims, read_jwks, read_token
 from tests.serving.issuer import AUDIENCE, ISSUER, Issuer, claims
 
 

@@ -21,15 +21,15 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from serving.agent_model import AgentModel, Row, StepResult
 from serving.check import check
 from serving.client import Units
+from serving.models.agent_model import AgentModel, Row, StepResult
+from serving.models.repository import load_model
 from serving.pb.unmix.v1 import agent_service_pb2 as pb
 from serving.pb.unmix.v1 import agent_service_pb2_grpc as pb_grpc
-from serving.repository import load_model
+from serving.process.supervisor import Supervisor, supervise
+from serving.process.worker import share
 from serving.settings import Settings, SetupError
-from serving.supervisor import Supervisor, supervise
-from serving.worker import share
 from tests.artifacts import Policy, write_artifact
 from tests.serving.running import RunningServer
 from tests.serving.test_server import run

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from serving.manifest import parse_manifest
+from serving.models.manifest import parse_manifest
 from tests.training.runs import metrics, run, training, weights_sha256
 from training import evaluate, export
 from training.actor import LocalActor, Order, Result

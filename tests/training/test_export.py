@@ -17,8 +17,8 @@ import onnxruntime
 import pytest
 import torch
 
-from serving.agent_model import AgentModel
-from serving.manifest import METADATA_KEY, parse_manifest
+from serving.models.agent_model import AgentModel
+from serving.models.manifest import METADATA_KEY, parse_manifest
 from tests.training.episodes import small_info
 from training import checkpoint, export
 from training.config import load_preset, with_values

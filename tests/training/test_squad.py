@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from serving.client_local import LocalAgent
-from serving.client_unit_wire import Done, Seen
+from serving.client.local import LocalAgent
+from serving.client.unit_wire import Done, Seen
 from tests.serving.running import RunningServer
 from training.isolation import IsolationError, isolated
 from training.squad import Squad, SquadError, unit_command
@@ -125,7 +125,7 @@ def test_the_dead_are_left_in_peace_and_a_new_battle_begins_without_memory(tmp_p
 def test_an_action_that_is_not_available_is_not_taken(tmp_path: Path) -> None:
     """Whatever a unit's program may say, the game goes on."""
     answer = (
-        "import socket, sys; from serving.client_unit_wire import *; "
+        "import socket, sys; from serving.client.unit_wire import *; "
         "game = socket.socket(fileno=int(sys.argv[sys.argv.index('--socket') + 1])); "
         "game.send(READY); seen = Seen.unpack(game.recv(MOST_BYTES)); "
         "game.send(Done(seen.battle, seen.step, {action}).pack()); game.recv(MOST_BYTES)"

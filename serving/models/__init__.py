@@ -1,0 +1,1 @@
+"""Artifacts: checked, loaded, run; versions that come and go."""
