@@ -23,7 +23,7 @@ from training import record as record_command
 from training.envs.smac.recorder import MOST_STEPS, UNIT, as_units
 from training.recording.differences import Row, compare
 from training.recording.file import read_recording
-from training.recording.skirmish import record_skirmish
+from training.recording.skirmish import Again, record_skirmish
 
 WIRE_SMAC = Path(__file__).parent / "wire_smac"
 PORT, BREAKS_OFF_ON = "WIRE_SMAC_PORT", "WIRE_SMAC_BREAKS_OFF_ON"
@@ -253,6 +253,29 @@ def test_a_battle_that_goes_another_way_is_followed(of_3m: Recorded) -> None:
     codes = {row.part: row.skirmish for row in rows if row.quantity == "orders with result 1"}
     assert codes["battle step 2"] == 3
     assert codes["battle step 3"] == 0
+
+
+def test_a_battle_that_is_over_sooner_is_followed_to_the_end(
+    of_3m: Recorded, skirmish: Recorded
+) -> None:
+    shorter = changed(skirmish, lambda recorded: recorded["episode"].pop())
+    rows = [row for row in compare(of_3m, shorter) if not row.equal]
+    n = len(of_3m["episode"])
+    assert rows[:2] == [
+        Row("battle", "steps", n, n - 1, -1),
+        Row(f"battle step {n - 1}", "game_loop", 9 + 8 * n, None, None),
+    ]
+    assert all(row.skirmish in (0, None) for row in rows[1:])
+
+
+def test_orders_go_to_twins_and_to_nobody_else(of_3m: Recorded) -> None:
+    first = as_units(of_3m["resets"][-1]["units"])
+    here = [{**unit, "tag": unit["tag"] + 100} for unit in first]
+    orders = of_3m["episode"][0]["orders"]
+    tags = [order["unit"] + 100 for order in orders]
+    assert [order["unit"] for order in Again(of_3m)(here) or []] == tags
+    assert [order["unit"] for order in Again(of_3m)(here[1:]) or []] == tags[1:]
+    assert Again(of_3m)([]) is None  # a step on the empty field would begin another battle
 
 
 def test_differences_are_a_table_for_people_and_whole_for_programs(
