@@ -54,7 +54,7 @@ def test_battles_end_as_they_are_decided_or_too_long(env: SmaxEnv) -> None:
     assert won[0] == [False, True, False, False, False]
     assert not any(won[1])
     assert won[2] == [False, False, False, True, False]
-    assert [float(step.reward[0]) for step in steps] == [1, 1, 0, 0, 0]
+    assert [float(step.reward[0]) for step in steps] == [10, 10, 0, 0, 0]
     assert steps[1].dead_enemies.tolist()[0] == steps[2].dead_allies.tolist()[1] == 2
 
 
