@@ -57,18 +57,31 @@ def _beside(name: str, told: dict[str, Any]) -> list[Row]:
 
 
 def table(map_name: str, rows: Sequence[Row]) -> Iterator[str]:
-    """What differs, in lines; of what is equal the number."""
+    """What differs, in lines; of what is equal the number. Of a battle's steps 0, 1, 2, 4, 8, ...
+    and the last."""
     differing = [row for row in rows if not row.equal]
+    steps = [number for row in rows if (number := _step(row)) is not None]
+    shown = [row for row in differing if _is_told(_step(row), max(steps, default=0))]
     yield f"\n{map_name}: {len(rows):,} numbers, {len(differing):,} differ"
     if differing:
         yield f"{'':16}  {'quantity':26}  {'the game':>14}  {'Skirmish':>14}  {'difference':>12}"
-    for part, of_part in groupby(differing, key=lambda row: row.part):
+    for part, of_part in groupby(shown, key=lambda row: row.part):
         group = list(of_part)
         for row in group[:MOST_ROWS]:
             values = f"{_short(row.game):>14}  {_short(row.skirmish):>14}"
             yield f"{part:16}  {row.quantity:26}  {values}  {_short(row.difference):>12}"
         if len(group) > MOST_ROWS:
             yield f"{part:16}  and {len(group) - MOST_ROWS} more (--json has all)"
+
+
+def _step(row: Row) -> int | None:
+    """The battle's step that this is about."""
+    number = row.part.removeprefix("battle step ")
+    return int(number) if number.isdigit() else None
+
+
+def _is_told(step: int | None, last: int) -> bool:
+    return step is None or step == last or step & (step - 1) == 0
 
 
 def _short(value: Any) -> str:

@@ -296,6 +296,19 @@ def test_differences_are_a_table_for_people_and_whole_for_programs(
     assert len(rows) > 3000  # equal ones too: the grids alone have 3,072 cells
 
 
+def test_people_are_told_of_ever_rarer_steps_and_twelve_rows_of_a_part() -> None:
+    rows = [Row(f"battle step {i}", "ally units alive", 3, 2, -1) for i in range(12)]
+    rows += [Row("pathing_grid", f"cell (0, {y})", 1, 0, -1) for y in range(15)]
+    lines = list(compare_command.table("3m", rows))
+    assert lines[0] == "\n3m: 27 numbers, 27 differ"
+    steps = [line.split()[2] for line in lines if line.startswith("battle step")]
+    assert steps == ["0", "1", "2", "4", "8", "11"]
+    grid = [line for line in lines if line.startswith("pathing_grid")]
+    assert len(grid) == 13
+    assert grid[-1].split(maxsplit=1)[1] == "and 3 more (--json has all)"
+    assert list(compare_command.table("3m", [])) == ["\n3m: 0 numbers, 0 differ"]
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
