@@ -1,0 +1,1 @@
+"""Recordings of StarCraft II, and Skirmish beside them: docs/recording.md."""
