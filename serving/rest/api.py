@@ -166,6 +166,7 @@ class RestApi:
         content_type: tuple[bytes, bytes] = _JSON,
     ) -> tuple[int, Headers, bytes]:
         try:
+            self._service.check_backlog()
             answer = await act(await self._read_body(receive))
         except Exception as error:
             self._service.count_error(door, error)

@@ -101,6 +101,11 @@ class Batcher:
         # the start is not looked at by the collector.
         self.metrics = ModelMetrics(model, lambda: sum(waiting.values()))
 
+    @property
+    def n_rows(self) -> int:
+        """Rows that wait."""
+        return self._n_rows
+
     def submit(
         self, rows: Sequence[Row], caller: Caller, deadline: float
     ) -> asyncio.Future[Results]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from serving.errors import (
     AgentNotFound,
     InvalidRequest,
+    Overloaded,
     RequestTooLarge,
     ServingError,
     SessionBusy,
@@ -290,6 +291,17 @@ class AgentService:
         """Raises: ShuttingDown"""
         if self._draining:
             raise ShuttingDown("the server is shutting down; try another replica")
+
+    def check_backlog(self) -> None:
+        """What a door asks before it reads a request, as reading costs more than a step: under
+        many times the load that can be served there would be no time left to serve.
+
+        Raises:
+            Overloaded: as many rows wait, at all models, as may wait at one.
+        """
+        waiting = sum(batcher.n_rows for batcher in self._batchers.values())
+        if waiting >= self._settings.max_queue:
+            raise Overloaded(f"{waiting} rows are waiting already")
 
     def drain(self) -> None:
         """Take nothing new from now on; what is running runs on."""

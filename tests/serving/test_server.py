@@ -127,7 +127,9 @@ def test_two_engines_at_once_are_refused(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_start_says_which_provider_runs_which_model(server: RunningServer) -> None:
-    events = {event["event"]: event for event in map(json.loads, server.log)}
+    # (gRPC has words of its own for stderr.)
+    said = [json.loads(line) for line in server.log if line.startswith("{")]
+    events = {event["event"]: event for event in said}
     loaded = events["model loaded"]
     assert (loaded["model"], loaded["version"]) == ("tiny", 1)
     assert loaded["provider"] == "CPUExecutionProvider"

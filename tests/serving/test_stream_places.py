@@ -74,6 +74,7 @@ def test_places_are_counted_by_client_and_in_all() -> None:
 
 
 def test_a_client_is_a_credential_or_an_address() -> None:
+    nobody = principal.set(None)
     assert client_of("ipv4:10.0.0.7:5123") == client_of("ipv4:10.0.0.7:9999")
     assert client_of("ipv6:[::1]:5123") == "ipv6:[::1]"
     known = principal.set(Principal("key:trainer", frozenset({"act"}), None))
@@ -81,3 +82,4 @@ def test_a_client_is_a_credential_or_an_address() -> None:
         assert client_of("ipv4:10.0.0.7:5123") == "key:trainer"
     finally:
         principal.reset(known)
+        principal.reset(nobody)

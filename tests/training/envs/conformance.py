@@ -60,6 +60,8 @@ def assert_same(one: Any, other: Any) -> None:
 
 def slot_of(what: Any, slot: int) -> Any:
     """The entries of one slot of an `Observation` or a `Transition`."""
+    if what is None:
+        return None
     if isinstance(what, torch.Tensor):
         return what[slot]
     return tuple(slot_of(part, slot) for part in what)
