@@ -301,7 +301,8 @@ class AgentService:
         """
         waiting = sum(batcher.n_rows for batcher in self._batchers.values())
         if waiting >= self._settings.max_queue:
-            raise Overloaded(f"{waiting} rows are waiting already")
+            most = self._settings.max_queue
+            raise Overloaded(f"{waiting} of at most {most} rows are waiting already")
 
     def drain(self) -> None:
         """Take nothing new from now on; what is running runs on."""

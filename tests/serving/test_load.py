@@ -173,7 +173,7 @@ def test_more_than_may_wait_is_refused_at_once_and_told_when_to_come_back(models
         assert refused
         for answer in refused:
             assert b"\r\nretry-after: 1\r\n" in answer
-            assert b"of at most 4 rows are waiting already: no room for 1" in answer
+            assert b"4 of at most 4 rows are waiting already" in answer
         shown = numbers(running)
         assert n_requests(shown, "rest", "overloaded") == len(refused)
         assert n_run(shown) == len(served)
