@@ -29,7 +29,8 @@ still other battles, with
 python -m training.evaluate --map 3s5z --policy models/3s5z/1 --episodes 1000 --seed 777
 ```
 
-`python -m training.experiment experiments/zoo.yaml` trains them, `python -m training.export` puts
+`python -m training.experiment experiments/zoo.yaml` (and `zoo_3s_vs_5z.yaml`) trains them,
+`python -m training.export` puts
 one here, and `python -m training.zoo` writes this page from the manifests.
 """
 
