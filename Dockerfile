@@ -23,40 +23,41 @@ LABEL org.opencontainers.image.title="Unmix" \
 # it runs.
 FROM ${PYTHON_IMAGE} AS build
 RUN python -m venv /opt/unmix
-ENV PATH=/opt/unmix/bin:$PATH
+ENV PATH=/opt/unmix/bin:$PATH PIP_CACHE_DIR=/var/cache/pip
 WORKDIR /build
 COPY pyproject.toml README.md LICENSE ./
 
 FROM build AS build-serving
-RUN --mount=type=cache,target=/root/.cache/pip python -m pip install '.[serve,auth,otel]'
+RUN --mount=type=cache,target=/var/cache/pip python -m pip install '.[serve,auth,otel]'
 COPY serving serving
-RUN --mount=type=cache,target=/root/.cache/pip python -m pip install --no-deps --force-reinstall .
+RUN --mount=type=cache,target=/var/cache/pip python -m pip install --no-deps --force-reinstall .
 
 FROM build AS build-gpu
-RUN --mount=type=cache,target=/root/.cache/pip python -m pip install '.[serve-gpu,auth,otel]'
+RUN --mount=type=cache,target=/var/cache/pip python -m pip install '.[serve-gpu,auth,otel]'
 COPY serving serving
-RUN --mount=type=cache,target=/root/.cache/pip python -m pip install --no-deps --force-reinstall .
+RUN --mount=type=cache,target=/var/cache/pip python -m pip install --no-deps --force-reinstall .
 
 FROM build AS build-training
-# torch for CPUs: the usual one brings 3 GB of CUDA. Empty for that one.
-ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
-RUN --mount=type=cache,target=/root/.cache/pip \
+# The usual torch brings 3 GB of CUDA. For CPUs alone name the index that pytorch.org gives for them:
+# --build-arg TORCH_INDEX_URL=...
+ARG TORCH_INDEX_URL=
+RUN --mount=type=cache,target=/var/cache/pip \
     python -m pip install ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} 'torch==2.13.0'
-RUN --mount=type=cache,target=/root/.cache/pip python -m pip install '.[train]'
+RUN --mount=type=cache,target=/var/cache/pip python -m pip install '.[train]'
 COPY serving serving
 COPY training training
-RUN --mount=type=cache,target=/root/.cache/pip python -m pip install --no-deps --force-reinstall .
+RUN --mount=type=cache,target=/var/cache/pip python -m pip install --no-deps --force-reinstall .
 
 FROM build AS build-load
-RUN --mount=type=cache,target=/root/.cache/pip python -m pip install '.[load]'
+RUN --mount=type=cache,target=/var/cache/pip python -m pip install '.[load]'
 COPY serving serving
-RUN --mount=type=cache,target=/root/.cache/pip python -m pip install --no-deps --force-reinstall .
+RUN --mount=type=cache,target=/var/cache/pip python -m pip install --no-deps --force-reinstall .
 
 FROM base AS training
 COPY --from=build-training /opt/unmix /opt/unmix
 # What is written is written here, and caches to /tmp: the rest may be read-only.
 ENV MPLCONFIGDIR=/tmp/matplotlib XDG_CACHE_HOME=/tmp/cache
-WORKDIR /work
+WORKDIR /unmix
 RUN install --directory --owner=10001 --group=10001 runs my-models renders
 COPY experiments/*.yaml experiments/
 COPY models models
@@ -68,13 +69,13 @@ CMD ["training.train", "--map", "3s5z"]
 
 FROM base AS load
 COPY --from=build-load /opt/unmix /opt/unmix
-WORKDIR /work
+WORKDIR /unmix
 COPY locustfile.py ./
 USER 10001:10001
 EXPOSE 8089
 STOPSIGNAL SIGTERM
 HEALTHCHECK NONE
-ENTRYPOINT ["locust", "--locustfile", "/work/locustfile.py"]
+ENTRYPOINT ["locust", "--locustfile", "/unmix/locustfile.py"]
 CMD []
 
 # What the service's two images share; it has no Python environment yet.

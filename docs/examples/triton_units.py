@@ -18,6 +18,7 @@ import importlib
 import json
 import secrets
 import sys
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ import numpy as np
 NO_ACTION = -1
 
 
-class Unit:
+class Unit(ABC):
     """One unit: what it observes goes out, its action comes back.
 
     Args:
@@ -60,8 +61,9 @@ class Unit:
         tensor.set_data_from_numpy(values)
         return tensor
 
+    @abstractmethod
     def _infer(self, inputs: list[Any]) -> Any:
-        raise NotImplementedError
+        """The service's answer to a step's tensors."""
 
 
 class SequenceUnit(Unit):

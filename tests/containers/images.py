@@ -36,7 +36,7 @@ SMOKE = {
     # There may be no GPU here: that its onnxruntime loads and runs models at all.
     "gpu": "UNMIX_INSECURE=1 UNMIX_DEVICE=cpu unmix-serve check",
     "training": "python -m training.evaluate --map 3m --policy models/3m/1 --episodes 8",
-    "load": "locust --locustfile /work/locustfile.py --list",
+    "load": "locust --locustfile /unmix/locustfile.py --list",
 }
 """What each image's user does on its read-only root before the image counts as good."""
 PATH = "/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin:/sbin"
